@@ -1,0 +1,279 @@
+"""The HTTP API's bodies, as the OpenAPI document shows them. Paths are in `server`.
+
+May live here: frozen structs only. Sizes are bytes, times Unix milliseconds unless a name says otherwise.
+Every answer that shows tables carries `AsOf`, since people may read them without a quorum.
+"""
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from vimraft.core.tables import MapChange, Replica, Settings
+
+
+class ErrorReply(Struct, frozen=True):
+    """`code` is stable: rejected, not_found, usage, unavailable, unknown_outcome, conflict, local."""
+
+    code: str
+    message: str
+    """Names the thing and the cause."""
+    remedy: str = ""
+    """What to do next."""
+    reason: dict[str, Any] = field(default_factory=dict)
+    """The typed reason of a refused command (vimraft.core.reasons), with its `type`."""
+
+
+class AsOf(Struct, frozen=True):
+    index: int
+    age_seconds: float
+    """Since this manager last knew that the tables were current; 0 with a quorum."""
+    quorum: bool
+
+
+class TableReply(Struct, frozen=True):
+    """One of the four tables. `columns` are exactly the design's; each row has one cell a column."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int, ...], ...]
+    as_of: AsOf
+
+
+class Pids(Struct, frozen=True):
+    manager: int | None
+    export: int | None
+    store: int | None
+
+
+class IoRates(Struct, frozen=True):
+    """Over the last few seconds."""
+
+    read_iops: float = 0.0
+    write_iops: float = 0.0
+    read_bytes_s: float = 0.0
+    write_bytes_s: float = 0.0
+    read_latency_us: float = 0.0
+    write_latency_us: float = 0.0
+    errors: int = 0
+    """Since the process started."""
+    in_flight: int = 0
+
+
+class SiteStatus(Struct, frozen=True):
+    name: str
+    manager: str
+    role: Literal["leader", "follower", "down"]
+    healthy: bool
+    problem: str
+    """Why it is not healthy ('' when it is)."""
+    pid: Pids
+    lag: int
+    """Commands it is behind the newest applied index known."""
+    last_seen_seconds: float
+    api_url: str
+    nbd_address: str
+    priority: tuple[str, ...] = ()
+    incarnation: str = ""
+
+
+class RealStatus(Struct, frozen=True):
+    id: str
+    """storage:lun"""
+    storage: str
+    lun: int
+    site: str
+    volume_class: str
+    uri: str
+    capacity_bytes: int
+    free_bytes: int
+    releasing_bytes: int
+    state: str
+    reason: str
+    io: IoRates
+
+
+class VolumeStatus(Struct, frozen=True):
+    name: str
+    size_bytes: int
+    volume_class: str
+    owner: str
+    epoch: int
+    read_only: bool
+    replicas: tuple["ReplicaStatus", ...]
+    sites: tuple[str, ...]
+    """Sites where its segments lie."""
+    created_ms: int
+    io: dict[str, IoRates]
+    """Per site that serves it to clients now."""
+
+
+class ReplicaStatus(Struct, frozen=True):
+    local_name: str
+    state: str
+    sites: tuple[str, ...]
+    segments: int
+
+
+class StatusReply(Struct, frozen=True):
+    cluster_id: str
+    answered_by: str
+    leader: str | None
+    as_of: AsOf
+    sites: tuple[SiteStatus, ...]
+    reals: tuple[RealStatus, ...]
+    volumes: tuple[VolumeStatus, ...]
+    settings: Settings
+    version: str
+
+
+class BuildRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    size_bytes: int
+    volume_class: str
+    sites: tuple[str, ...] = ()
+    copies: int = 1
+    plan: bool = False
+    """Show what would be built, commit nothing."""
+
+
+class SegmentReply(Struct, frozen=True):
+    virtual_first: int
+    virtual_last: int
+    local_name: str
+    storage: str
+    lun: int
+    real_first: int
+    real_last: int
+    site: str
+
+
+class VolumeReply(Struct, frozen=True):
+    """A volume with its map; `planned` when nothing was committed."""
+
+    volume: VolumeStatus
+    segments: tuple[SegmentReply, ...]
+    segments_left_out: int
+    """Replies hold at most 10,000 segments; the sectors table pages through all."""
+    planned: bool
+    index: int
+
+
+class MapReply(Struct, frozen=True):
+    name: str
+    size_bytes: int
+    epoch: int
+    owner: str
+    replicas: tuple[Replica, ...]
+    table: TableReply
+
+
+class GrowRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    size_bytes: int
+
+
+class StorageRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    address: str
+    site: str
+    uri: str = ""
+
+
+class AddRealRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`size_bytes` creates the file when it does not exist (file:// only)."""
+
+    storage: str
+    lun: int
+    volume_class: str
+    uri: str = ""
+    """Default: the storage's URI with lun-N appended."""
+    size_bytes: int | None = None
+    preallocate: bool = False
+    force: bool = False
+    """Take a device although it carries data or a foreign label; its content is overwritten."""
+
+
+class SetRealRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    state: Literal["active", "excluded"]
+
+
+class JobReply(Struct, frozen=True):
+    """A thing that takes time (preparing a real volume …). Poll until `state` is done or failed."""
+
+    id: str
+    what: str
+    state: Literal["running", "done", "failed"]
+    done_bytes: int
+    total_bytes: int
+    started_ms: int
+    error: ErrorReply | None = None
+
+
+class PriorityRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    priority: tuple[str, ...]
+
+
+class SettingRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    value: int
+
+
+class EventReply(Struct, frozen=True):
+    id: int
+    at_ms: int
+    site: str
+    name: str
+    """Stable, dotted: volume.built, volume.build_failed, manager.leader_changed, real.failed …"""
+    subject: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+
+
+class EventsReply(Struct, frozen=True):
+    events: tuple[EventReply, ...]
+
+
+class HistoryReply(Struct, frozen=True):
+    changes: tuple[MapChange, ...]
+    as_of: AsOf
+
+
+class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new manager asks to be let in; sites it will be responsible for come with it."""
+
+    manager: str
+    raft_address: str
+    api_url: str
+    nbd_address: str
+    peer_address: str
+    sites: tuple["JoinSite", ...]
+
+
+class JoinSite(Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    priority: tuple[str, ...] = ()
+
+
+class JoinReply(Struct, frozen=True):
+    cluster_id: str
+    members: tuple[str, ...]
+    """Raft addresses of the other voters."""
+
+
+class UriReply(Struct, frozen=True):
+    uri: str
+    site: str
+    host: str
+    port: int
+    export: str
+    size_bytes: int
+
+
+class Heartbeat(Struct, frozen=True):
+    """Manager to manager, once a second; drives health and the console, decides nothing."""
+
+    manager: str
+    incarnation: str
+    index: int
+    pid: Pids
+    problem: str
+    sent_ms: int
+    volumes: dict[str, IoRates] = field(default_factory=dict)
+    reals: dict[str, IoRates] = field(default_factory=dict)

@@ -1,0 +1,188 @@
+"""The replicated tables: what every site manager holds, as immutable values.
+
+May live here: frozen structs and the `State` that gathers them; no behaviour but trivial lookups.
+`State` consists of persistent maps (immutables.Map), so a reader on another thread keeps a consistent
+state for as long as it likes, and a refused command trivially changes nothing (INV-8).
+
+Units: *sectors* are 512 bytes; *units* are allocation units of `Settings.unit_bytes` on a real volume,
+unit 0 being the label, so the data of a real volume are units 1 … capacity_units.
+"""
+
+from typing import Literal, NamedTuple
+
+from immutables import Map
+from msgspec import Struct
+
+from vimraft.core.ids import (
+    SECTOR_BYTES,
+    ClientId,
+    LocalName,
+    ManagerName,
+    RealId,
+    SiteName,
+    StorageAddress,
+    VolumeName,
+)
+
+RealState = Literal["active", "excluded", "draining", "failed"]
+ReplicaState = Literal["in_sync", "syncing", "stale", "failed"]
+
+
+class Run(NamedTuple):
+    """A range of allocation units on one real volume: `first` … `first + count - 1`."""
+
+    first: int
+    count: int
+
+
+class Manager(Struct, frozen=True):
+    """A site manager daemon. Addresses are `host:port`; `api_url` is `http://host:port`."""
+
+    name: ManagerName
+    raft_address: str
+    api_url: str
+    nbd_address: str
+    peer_address: str
+
+
+class Site(Struct, frozen=True):
+    name: SiteName
+    manager: ManagerName
+    priority: tuple[SiteName, ...] = ()
+    """Further sites to look for space at, in order, after this one."""
+
+
+class Storage(Struct, frozen=True):
+    address: StorageAddress
+    site: SiteName
+    uri: str
+    """Where the device is, for people and for the default URI of its LUNs (may be empty)."""
+
+
+class RealVolume(Struct, frozen=True):
+    storage: StorageAddress
+    lun: int
+    site: SiteName
+    volume_class: str
+    uri: str
+    label_id: str
+    """UUID (hex) that the label on the device must carry."""
+    capacity_units: int
+    free: tuple[Run, ...]
+    """First-fit free list: sorted, disjoint, never adjacent (coalesced)."""
+    state: RealState = "active"
+    reason: str = ""
+
+    @property
+    def id(self) -> RealId:
+        return RealId(self.storage, self.lun)
+
+    @property
+    def free_units(self) -> int:
+        return sum(run.count for run in self.free)
+
+
+class Segment(Struct, frozen=True, gc=False, array_like=True):
+    """Virtual sectors `virtual_first … +sectors-1` lie at real sectors `real_first …` of a LUN."""
+
+    virtual_first: int
+    sectors: int
+    storage: StorageAddress
+    lun: int
+    real_first: int
+
+    @property
+    def virtual_end(self) -> int:
+        return self.virtual_first + self.sectors
+
+    @property
+    def real_id(self) -> RealId:
+        return RealId(self.storage, self.lun)
+
+
+class Replica(Struct, frozen=True):
+    """One full copy. `segments` are sorted by virtual_first and tile 0 … size_sectors exactly."""
+
+    local_name: LocalName
+    state: ReplicaState
+    segments: tuple[Segment, ...]
+
+
+class Volume(Struct, frozen=True):
+    name: VolumeName
+    size_sectors: int
+    volume_class: str
+    owner: ManagerName
+    epoch: int
+    replicas: tuple[Replica, ...]
+    sites: tuple[SiteName, ...]
+    """The priority order it was built with; growing uses it again."""
+    created_ms: int
+    created_by: ManagerName
+    read_only: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return self.size_sectors * SECTOR_BYTES
+
+
+class Release(Struct, frozen=True):
+    """Segments of a deleted volume, handed out again only when every manager in `waiting` has
+    confirmed that it can no longer write there (and, where it holds them, that they are zero)."""
+
+    release_id: int
+    volume: VolumeName
+    epoch: int
+    segments: tuple[Segment, ...]
+    waiting: tuple[ManagerName, ...]
+
+
+class Lease(Struct, frozen=True):
+    manager: ManagerName
+    incarnation: str
+    counter: int
+    installed_index: int
+
+
+class Settings(Struct, frozen=True):
+    unit_bytes: int = 1 << 20
+    lease_ms: int = 4_000
+    io_timeout_ms: int = 30_000
+    history_changes: int = 1_000
+    """How many map changes `history` keeps."""
+
+
+class MapChange(Struct, frozen=True):
+    index: int
+    at_ms: int
+    who: str
+    what: str
+    """`built`, `deleted`, `grown`, `reopened`, `released` …"""
+    name: str
+
+
+class ClientResult(Struct, frozen=True):
+    sequence: int
+    index: int
+    outcome: bytes
+    """The encoded Outcome, given again to a retry (INV-8)."""
+
+
+class State(NamedTuple):
+    """All tables after `index` commands. Never mutated: `apply` returns a new one."""
+
+    index: int = 0
+    cluster_id: str = ""
+    settings: Settings = Settings()
+    managers: Map[ManagerName, Manager] = Map()
+    sites: Map[SiteName, Site] = Map()
+    storages: Map[StorageAddress, Storage] = Map()
+    reals: Map[RealId, RealVolume] = Map()
+    volumes: Map[VolumeName, Volume] = Map()
+    releases: Map[int, Release] = Map()
+    leases: Map[ManagerName, Lease] = Map()
+    clients: Map[ClientId, ClientResult] = Map()
+    history: tuple[MapChange, ...] = ()
+    next_release_id: int = 1
+    next_local_number: int = 0
+    """Local volume names are given cluster-wide in order: volume A, B … Z, AA …"""
