@@ -277,3 +277,9 @@ class Heartbeat(Struct, frozen=True):
     sent_ms: int
     volumes: dict[str, IoRates] = field(default_factory=dict)
     reals: dict[str, IoRates] = field(default_factory=dict)
+
+
+class DoneReply(Struct, frozen=True):
+    """A change without a body of its own: applied as command number `index`."""
+
+    index: int
