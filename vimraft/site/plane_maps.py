@@ -1,0 +1,151 @@
+"""What each data-plane process must know, computed from the tables: pure functions.
+
+May live here: State → VolumeMap / BackendSpec / PeerSpec for one manager and role, and the difference
+between two such views as one MapUpdate. The sole-holder rule (needs_lease) is decided here.
+"""
+
+from msgspec import Struct
+
+from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName
+from vimraft.core.tables import Replica, Segment, State, Volume
+from vimraft.data.feed import BackendSpec, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
+
+
+class PlaneView(Struct, frozen=True):
+    volumes: dict[str, VolumeMap]
+    backends: dict[str, BackendSpec]
+    peers: dict[str, PeerSpec]
+
+
+EMPTY_VIEW = PlaneView({}, {}, {})
+
+
+def sites_of(state: State, manager: str) -> frozenset[SiteName]:
+    return frozenset(site.name for site in state.sites.values() if site.manager == manager)
+
+
+def holder_of(state: State, real: RealId) -> ManagerName:
+    """The manager responsible for the site where this real volume lies."""
+    return state.sites[state.reals[real].site].manager
+
+
+def is_sole_holder(state: State, volume: Volume) -> bool:
+    """Every in-sync segment lies at the owner's own sites: nobody can take the volume over, so its
+    owner serves without a lease (and a cut-off site keeps serving its own volumes)."""
+    return all(
+        holder_of(state, real) == volume.owner
+        for replica in volume.replicas
+        if replica.state == "in_sync"
+        for real in {segment.real_id for segment in replica.segments}
+    )
+
+
+def _plane_segments(
+    state: State, manager: str, segments: tuple[Segment, ...], *, local_only: bool
+) -> tuple[PlaneSegment, ...]:
+    holders: dict[RealId, str] = {}
+    result = []
+    for segment in segments:
+        real = segment.real_id
+        holder = holders.get(real)
+        if holder is None:
+            holder = holders[real] = holder_of(state, real)
+        if local_only and holder != manager:
+            continue
+        result.append(
+            PlaneSegment(
+                offset=segment.virtual_first * SECTOR_BYTES,
+                length=segment.sectors * SECTOR_BYTES,
+                real=str(real),
+                real_offset=segment.real_first * SECTOR_BYTES,
+                manager="" if holder == manager else holder,
+            )
+        )
+    return tuple(result)
+
+
+def serving_replica(volume: Volume) -> Replica | None:
+    """The replica that I/O goes to: the first in-sync one."""
+    return next((replica for replica in volume.replicas if replica.state == "in_sync"), None)
+
+
+def volume_map(state: State, manager: str, role: Role, volume: Volume) -> VolumeMap | None:
+    """None: this process has nothing to do with the volume."""
+    replica = serving_replica(volume)
+    owned = volume.owner == manager
+    segments: tuple[PlaneSegment, ...] = ()
+    if replica is not None and (owned or role == "store"):
+        segments = _plane_segments(state, manager, replica.segments, local_only=role == "store")
+    if role == "store" and not segments:
+        return None
+    return VolumeMap(
+        name=volume.name,
+        size_bytes=volume.size_bytes,
+        epoch=volume.epoch,
+        owner=volume.owner,
+        owned=owned,
+        needs_lease=owned and not is_sole_holder(state, volume),
+        read_only=volume.read_only,
+        local_name=replica.local_name if replica is not None else "",
+        segments=segments,
+    )
+
+
+def _backends(state: State, manager: str) -> dict[str, BackendSpec]:
+    mine = sites_of(state, manager)
+    return {
+        str(real.id): BackendSpec(
+            real=str(real.id),
+            uri=real.uri,
+            label_id=real.label_id,
+            cluster_id=state.cluster_id,
+            capacity_bytes=real.capacity_units * state.settings.unit_bytes,
+            failed=(real.reason or "failed") if real.state == "failed" else "",
+        )
+        for real in state.reals.values()
+        if real.site in mine
+    }
+
+
+def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView] | None) -> PlaneView:
+    """The view of one process. With the view of an earlier state, unchanged volumes are not redone."""
+    if before is not None:
+        old_state, old = before
+        placement_same = old_state.reals is state.reals and old_state.sites is state.sites
+        if placement_same and old_state.volumes is state.volumes and old_state.managers is state.managers:
+            return old
+    volumes: dict[str, VolumeMap] = {}
+    for name, volume in state.volumes.items():
+        if before is not None and placement_same and old_state.volumes.get(name) is volume:
+            known = old.volumes.get(name)
+        else:
+            known = volume_map(state, manager, role, volume)
+        if known is not None:
+            volumes[name] = known
+    peers = {
+        m.name: PeerSpec(manager=m.name, nbd_address=m.nbd_address, peer_address=m.peer_address)
+        for m in state.managers.values()
+        if m.name != manager
+    }
+    return PlaneView(volumes, _backends(state, manager), peers)
+
+
+def update(old: PlaneView | None, new: PlaneView, *, index: int, io_timeout_ms: int) -> MapUpdate | None:
+    """The message that takes a process from `old` (None: whatever it had) to `new`; None: nothing to say."""
+    base = old or EMPTY_VIEW
+    message = MapUpdate(
+        index=index,
+        full=old is None,
+        io_timeout_ms=io_timeout_ms,
+        volumes=tuple(v for k, v in new.volumes.items() if base.volumes.get(k) != v),
+        removed_volumes=tuple(k for k in base.volumes if k not in new.volumes),
+        backends=tuple(v for k, v in new.backends.items() if base.backends.get(k) != v),
+        removed_backends=tuple(k for k in base.backends if k not in new.backends),
+        peers=tuple(v for k, v in new.peers.items() if base.peers.get(k) != v),
+        removed_peers=tuple(k for k in base.peers if k not in new.peers),
+    )
+    changes = (
+        message.volumes, message.removed_volumes, message.backends,
+        message.removed_backends, message.peers, message.removed_peers,
+    )
+    return message if old is None or any(changes) else None
