@@ -1,0 +1,260 @@
+"""The manager's end of the feed: one server per data-plane process (see vimraft.data.feed).
+
+May live here: the Unix socket, frames, and which view the connected process has been sent and has
+installed. The newest connection of a role wins; its Hello brings the process's listening sockets.
+Everything that changes what may be served goes down this one channel in order.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from vimraft.core.tables import State
+from vimraft.data.feed import (
+    HEADER,
+    FrameError,
+    FromPlane,
+    Held,
+    Hello,
+    Installed,
+    LeaseUntil,
+    Problem,
+    Quit,
+    Role,
+    Stats,
+    ToPlane,
+    Welcome,
+    encode_frame,
+    frame_length,
+    from_plane,
+)
+from vimraft.site.plane_maps import PlaneView, update, view
+
+log = structlog.get_logger(__name__)
+
+MAX_PASSED_SOCKETS = 8
+HELLO_TIMEOUT_S = 10.0
+MAX_QUEUED_MESSAGES = 1_000
+
+
+class PlaneEvents:
+    """What the manager wants to hear; all called in the event loop."""
+
+    def __init__(
+        self,
+        *,
+        connected: Callable[[Role, Hello, list[socket.socket]], None],
+        disconnected: Callable[[Role], None],
+        installed: Callable[[Role, int], None],
+        stats: Callable[[Role, Stats], None],
+        problem: Callable[[Role, Problem], None],
+    ) -> None:
+        self.connected = connected
+        self.disconnected = disconnected
+        self.installed = installed
+        self.stats = stats
+        self.problem = problem
+
+
+class Feeder:
+    """Serves the feed of one role."""
+
+    def __init__(self, role: Role, path: Path, manager: str, incarnation: str, events: PlaneEvents) -> None:
+        self.role: Role = role
+        self.path = path
+        self.installed_index = -1
+        self.longest_hold_us = 0
+        self._awaited = -1
+        self.hello: Hello | None = None
+        self._manager = manager
+        self._incarnation = incarnation
+        self._events = events
+        self._state: State | None = None
+        self._sent: tuple[State, PlaneView] | None = None
+        self._lease_until_ns = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._server: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._progress = asyncio.Condition()
+
+    async def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        server.setblocking(False)
+        server.bind(str(self.path))
+        self.path.chmod(0o600)
+        server.listen(4)
+        self._server = server
+        self._spawn(self._accept(server))
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+            self.path.unlink(missing_ok=True)
+
+    def publish(self, state: State) -> None:
+        """Bring the process to this state's view (at once if connected, else when it connects)."""
+        self._state = state
+        if self._writer is None:
+            return
+        before = self._sent
+        new = view(state, self._manager, self.role, before)
+        message = update(
+            before[1] if before else None,
+            new,
+            index=state.index,
+            io_timeout_ms=state.settings.io_timeout_ms,
+        )
+        timeout_changed = (
+            before is not None and before[0].settings.io_timeout_ms != state.settings.io_timeout_ms
+        )
+        if message is None and timeout_changed:
+            message = update(None, new, index=state.index, io_timeout_ms=state.settings.io_timeout_ms)
+        self._sent = (state, new)
+        if message is not None:
+            self._send(message)
+        elif self.installed_index >= 0 and not self._pending():
+            self._note_installed(state.index)
+
+    def grant_lease(self, boottime_ns: int) -> None:
+        self._lease_until_ns = boottime_ns
+        self._send(LeaseUntil(boottime_ns=boottime_ns))
+
+    def quit(self) -> None:
+        self._send(Quit())
+
+    async def wait_installed(self, index: int, timeout_s: float) -> bool:
+        """Until the process serves maps of at least this index; False when that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_s), self._progress:
+                await self._progress.wait_for(lambda: self.installed_index >= index)
+        except TimeoutError:
+            return False
+        return True
+
+    def _pending(self) -> bool:
+        return self._awaited > self.installed_index
+
+    def _send(self, message: ToPlane) -> None:
+        if self._writer is None:
+            return
+        if hasattr(message, "index"):
+            self._awaited = message.index
+        self._writer.write(encode_frame(message))
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, server: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        current: asyncio.Task[None] | None = None
+        while True:
+            connection, _ = await loop.sock_accept(server)
+            if current is not None and not current.done():
+                current.cancel()
+                await asyncio.gather(current, return_exceptions=True)
+            current = loop.create_task(self._serve(connection))
+            self._tasks.add(current)
+            current.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello, passed = await _receive_hello(connection)
+            if hello.role != self.role or hello.manager != self._manager:
+                raise FrameError(f"process {hello.pid} is {hello.role} of {hello.manager}")
+            reader, self._writer = await asyncio.open_unix_connection(sock=connection)
+        except (TimeoutError, FrameError, msgspec.MsgspecError, OSError) as error:
+            log.warning("feed.refused", role=self.role, cause=str(error) or type(error).__name__)
+            connection.close()
+            return
+        try:
+            self.hello, self._sent, self.installed_index, self._awaited = hello, None, -1, -1
+            log.info("feed.connected", role=self.role, pid=hello.pid, instance=hello.instance)
+            self._send(Welcome(manager=self._manager, incarnation=self._incarnation))
+            self._events.connected(self.role, hello, passed)
+            if self._lease_until_ns:
+                self._send(LeaseUntil(boottime_ns=self._lease_until_ns))
+            if self._state is not None:
+                self.publish(self._state)
+            while True:
+                header = await reader.readexactly(HEADER.size)
+                self._handle(from_plane.decode(await reader.readexactly(frame_length(header))))
+        except (OSError, EOFError, FrameError, msgspec.MsgspecError) as error:
+            log.warning("feed.lost", role=self.role, pid=hello.pid, cause=str(error) or type(error).__name__)
+        finally:
+            writer, self._writer = self._writer, None
+            self.hello, self.installed_index = None, -1
+            if writer is not None:
+                writer.close()
+            self._events.disconnected(self.role)
+
+    def _handle(self, message: FromPlane) -> None:
+        match message:
+            case Installed(index=index, hold_us=hold_us):
+                self.longest_hold_us = max(self.longest_hold_us, hold_us)
+                newest = self._sent[0].index if self._sent and index >= self._awaited else index
+                self._note_installed(max(index, newest))
+            case Stats():
+                self._events.stats(self.role, message)
+            case Problem():
+                self._events.problem(self.role, message)
+            case Held() | Hello():
+                pass
+
+    def _note_installed(self, index: int) -> None:
+        if index <= self.installed_index:
+            return
+        self.installed_index = index
+        self._events.installed(self.role, index)
+        self._spawn(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._progress:
+            self._progress.notify_all()
+
+
+async def _receive_hello(connection: socket.socket) -> tuple[Hello, list[socket.socket]]:
+    """The first frame, with the sockets that came along with its first byte."""
+    loop = asyncio.get_running_loop()
+    connection.setblocking(False)
+    readable = loop.create_future()
+    loop.add_reader(connection.fileno(), lambda: readable.done() or readable.set_result(None))
+    try:
+        await readable
+    finally:
+        loop.remove_reader(connection.fileno())
+    data, fds, _, _ = socket.recv_fds(connection, HEADER.size, MAX_PASSED_SOCKETS)
+    passed = [socket.socket(fileno=fd) for fd in fds]
+    try:
+        while len(data) < HEADER.size:
+            data += await _some(connection, HEADER.size - len(data))
+        body, length = b"", frame_length(data)
+        while len(body) < length:
+            body += await _some(connection, length - len(body))
+        message = from_plane.decode(body)
+        if not isinstance(message, Hello):
+            raise FrameError("the first message is not Hello")
+    except BaseException:
+        for sock in passed:
+            with contextlib.suppress(OSError):
+                sock.close()
+        raise
+    return message, passed
+
+
+async def _some(connection: socket.socket, most: int) -> bytes:
+    data = await asyncio.get_running_loop().sock_recv(connection, most)
+    if not data:
+        raise FrameError("connection closed before Hello")
+    return data
