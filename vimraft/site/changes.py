@@ -1,0 +1,313 @@
+"""What the API's changes do: commands into the log, and work on this site's devices.
+
+May live here: one method per change. Placement, uniqueness and all other rules are apply's; this module
+only asks, waits until the own data plane serves the result, and records what failed.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from vimraft.api.advice import from_reason
+from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refused
+from vimraft.api.schema import (
+    AddRealRequest,
+    BuildRequest,
+    DoneReply,
+    ErrorReply,
+    GrowRequest,
+    JobReply,
+    JoinReply,
+    JoinRequest,
+    PriorityRequest,
+    SetRealRequest,
+    SettingRequest,
+    StorageRequest,
+    VolumeReply,
+)
+from vimraft.core.apply import plan
+from vimraft.core.commands import (
+    AddRealVolume,
+    Applied,
+    BuildVolume,
+    Command,
+    DeleteVolume,
+    GrowVolume,
+    Rejected,
+    RemoveManager,
+    RemoveRealVolume,
+    RemoveStorage,
+    SetManager,
+    SetRealVolumeState,
+    SetSetting,
+    SetSite,
+    SetStorage,
+)
+from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName, StorageAddress, VolumeName
+from vimraft.core.reasons import Exists, Invalid, NotFound
+from vimraft.core.tables import Manager, Site, Storage
+from vimraft.data.prepare import PrepareRequest, prepare
+from vimraft.site import devices
+from vimraft.site.context import PROPOSE_MS, SiteContext
+from vimraft.site.jobs import Job
+from vimraft.site.render import volume_reply
+
+INSTALL_WAIT_S = 2.0
+PROXY_TIMEOUT_S = 30.0
+
+
+class ChangeOperations:
+    """The changing half of vimraft.api.service.Service."""
+
+    site: SiteContext
+
+    async def _commit(self, command: Command, who: str, request_id: str | None) -> Applied:
+        outcome = await self.site.log.propose(
+            command, who=who, deadline_ms=PROPOSE_MS, request_id=request_id
+        )
+        match outcome:
+            case Applied():
+                return outcome
+            case Rejected(reason=reason):
+                raise Refused(reason)
+
+    async def _done(self, command: Command, who: str, request_id: str | None) -> DoneReply:
+        return DoneReply(index=(await self._commit(command, who, request_id)).index)
+
+    async def _serve_it(self, index: int) -> None:
+        """So that a client that attaches right after the answer finds the new map here."""
+        await asyncio.gather(
+            *(feeder.wait_installed(index, INSTALL_WAIT_S) for feeder in self.site.feeders.values())
+        )
+
+    # volumes
+
+    async def build(self, request: BuildRequest, *, who: str, request_id: str | None) -> VolumeReply:
+        command = BuildVolume(
+            name=VolumeName(request.name),
+            size_sectors=_sectors(request.size_bytes),
+            volume_class=request.volume_class,
+            manager=self.site.me,
+            sites=tuple(SiteName(s) for s in request.sites),
+            copies=request.copies,
+        )
+        if request.plan:
+            state = await self.site.fresh_state()
+            outcome = plan(state, command)
+            if isinstance(outcome, Rejected):
+                raise Refused(outcome.reason)
+            return volume_reply(state, outcome, planned=True)
+        try:
+            applied = await self._commit(command, who, request_id)
+        except Refused as refused:
+            await self.site.record(
+                "volume.build_failed", request.name, "warning", from_reason(refused.reason).reply.message
+            )
+            raise
+        await self._serve_it(applied.index)
+        return volume_reply(self.site.state, applied)
+
+    async def grow(
+        self, name: str, request: GrowRequest, *, who: str, request_id: str | None
+    ) -> VolumeReply:
+        command = GrowVolume(name=VolumeName(name), size_sectors=_sectors(request.size_bytes))
+        applied = await self._commit(command, who, request_id)
+        await self._serve_it(applied.index)
+        return volume_reply(self.site.state, applied)
+
+    async def delete(self, name: str, *, who: str, request_id: str | None) -> VolumeReply:
+        applied = await self._commit(DeleteVolume(name=VolumeName(name)), who, request_id)
+        await self._serve_it(applied.index)
+        return volume_reply(self.site.state, applied)
+
+    # storages and real volumes
+
+    async def set_storage(
+        self, request: StorageRequest, *, who: str, request_id: str | None
+    ) -> DoneReply:
+        storage = Storage(
+            address=StorageAddress(request.address), site=SiteName(request.site), uri=request.uri
+        )
+        return await self._done(SetStorage(storage=storage), who, request_id)
+
+    async def remove_storage(self, address: str, *, who: str, request_id: str | None) -> DoneReply:
+        return await self._done(RemoveStorage(address=StorageAddress(address)), who, request_id)
+
+    async def add_real(self, request: AddRealRequest, *, who: str) -> JobReply:
+        """Prepares the device (create, check, zero, label) at the site where it is, then adds it."""
+        state = await self.site.fresh_state()
+        storage = state.storages.get(StorageAddress(request.storage))
+        if storage is None:
+            raise Refused(NotFound("storage", request.storage, tuple(sorted(state.storages))[:20]))
+        holder = self.site.manager_of_site(storage.site)
+        if holder is not None and holder.name != self.site.me:
+            data = await self._ask(holder, "POST", "/v1/reals", request)
+            return msgspec.json.decode(data, type=JobReply)
+        real = RealId(storage.address, request.lun)
+        if real in state.reals:
+            raise Refused(Exists("real volume", str(real)))
+        uri = request.uri or devices.default_uri(storage.uri, request.lun)
+        if not uri:
+            raise Refused(Invalid("uri", "", "is missing, and the storage has none to derive it from"))
+        taken = [str(other.id) for other in state.reals.values() if other.uri == uri]
+        if taken:
+            raise DeviceProblem(str(real), f"{uri} is real volume {taken[0]} already")
+
+        async def work(job: Job) -> None:
+            await self._prepare_and_add(request, real, uri, who, job)
+
+        return self.site.jobs.start(f"prepare real volume {real}", work)
+
+    async def _prepare_and_add(
+        self, request: AddRealRequest, real: RealId, uri: str, who: str, job: Job
+    ) -> None:
+        label_id = uuid.uuid4().hex
+        state = self.site.state
+        prepared = await asyncio.to_thread(
+            prepare,
+            PrepareRequest(
+                uri=uri,
+                storage=real.storage,
+                lun=real.lun,
+                cluster_id=state.cluster_id,
+                label_id=label_id,
+                size_bytes=request.size_bytes,
+                preallocate=request.preallocate,
+                force=request.force,
+            ),
+            state.settings.unit_bytes,
+            job.progress,
+            lambda: job.cancelled,
+        )
+        await self._commit(
+            AddRealVolume(
+                storage=real.storage,
+                lun=real.lun,
+                volume_class=request.volume_class,
+                uri=uri,
+                label_id=label_id,
+                capacity_units=prepared.capacity_units,
+            ),
+            who,
+            None,
+        )
+
+    async def set_real(
+        self, storage: str, lun: int, request: SetRealRequest, *, who: str, request_id: str | None
+    ) -> DoneReply:
+        real = self.site.state.reals.get(RealId(StorageAddress(storage), lun))
+        if real is None:
+            raise Refused(NotFound("real volume", f"{storage}:{lun}", _known_reals(self.site)))
+        if request.state == "active" and real.state == "failed":
+            holder = self.site.manager_of_site(real.site)
+            if holder is not None and holder.name != self.site.me:
+                data = await self._ask(
+                    holder, "PUT", f"/v1/reals/{storage}/{lun}", request, request_id=request_id
+                )
+                return msgspec.json.decode(data, type=DoneReply)
+            problem = await asyncio.to_thread(devices.problem_of, self.site.state, real)
+            if problem:
+                raise DeviceProblem(str(real.id), problem)
+        command = SetRealVolumeState(storage=real.storage, lun=lun, state=request.state)
+        return await self._done(command, who, request_id)
+
+    async def remove_real(
+        self, storage: str, lun: int, *, who: str, request_id: str | None
+    ) -> DoneReply:
+        command = RemoveRealVolume(storage=StorageAddress(storage), lun=lun)
+        return await self._done(command, who, request_id)
+
+    # cluster
+
+    async def set_priority(
+        self, site: str, request: PriorityRequest, *, who: str, request_id: str | None
+    ) -> DoneReply:
+        found = self.site.state.sites.get(SiteName(site))
+        if found is None:
+            raise Refused(NotFound("site", site, tuple(sorted(self.site.state.sites))[:20]))
+        new = msgspec.structs.replace(found, priority=tuple(SiteName(s) for s in request.priority))
+        return await self._done(SetSite(site=new), who, request_id)
+
+    async def set_setting(
+        self, name: str, request: SettingRequest, *, who: str, request_id: str | None
+    ) -> DoneReply:
+        return await self._done(SetSetting(name=name, value=request.value), who, request_id)
+
+    async def join(self, request: JoinRequest, *, who: str) -> JoinReply:
+        """Lets one more manager in: tables first, then the vote. Asked again, it changes nothing."""
+        state = await self.site.fresh_state()
+        manager = Manager(
+            name=ManagerName(request.manager),
+            raft_address=request.raft_address,
+            api_url=request.api_url,
+            nbd_address=request.nbd_address,
+            peer_address=request.peer_address,
+        )
+        known = state.managers.get(manager.name)
+        if known is not None and known != manager:
+            raise Refused(Exists("manager", manager.name))
+        for site in request.sites:
+            holder = state.sites.get(SiteName(site.name))
+            if holder is not None and holder.manager != manager.name:
+                raise Refused(Exists("site", site.name))
+        await self._commit(SetManager(manager=manager), who, None)
+        for site in request.sites:
+            priority = tuple(SiteName(s) for s in site.priority)
+            await self._commit(
+                SetSite(site=Site(name=SiteName(site.name), manager=manager.name, priority=priority)),
+                who,
+                None,
+            )
+        await self.site.log.add_member(manager.raft_address, deadline_ms=PROPOSE_MS)
+        state = self.site.state
+        others = tuple(m.raft_address for m in state.managers.values() if m.name != manager.name)
+        return JoinReply(cluster_id=state.cluster_id, members=tuple(sorted(others)))
+
+    async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply:
+        state = await self.site.fresh_state()
+        manager = state.managers.get(ManagerName(name))
+        reply = await self._done(RemoveManager(name=ManagerName(name)), who, request_id)
+        if manager is not None:
+            await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
+        return reply
+
+    # helpers
+
+    async def _ask(
+        self, manager: Manager, method: str, path: str, body: Any, *, request_id: str | None = None
+    ) -> bytes:
+        """The same call at the manager that must do it."""
+        headers: Mapping[str, str] = {
+            "Authorization": f"Bearer {self.site.token}",
+            "Content-Type": "application/json",
+            **({"X-Request-Id": request_id} if request_id else {}),
+        }
+        try:
+            async with httpx.AsyncClient(timeout=PROXY_TIMEOUT_S, trust_env=False) as client:
+                reply = await client.request(
+                    method,
+                    f"{manager.api_url}{path}",
+                    content=msgspec.json.encode(body) if body is not None else None,
+                    headers=headers,
+                )
+        except httpx.HTTPError as error:
+            raise ManagerUnreachable(manager.name, str(error) or type(error).__name__) from None
+        if reply.status_code >= 400:
+            raise PassedOn(msgspec.json.decode(reply.content, type=ErrorReply), reply.status_code)
+        return reply.content
+
+
+def _sectors(size_bytes: int) -> int:
+    if size_bytes % SECTOR_BYTES:
+        raise Refused(
+            Invalid("size", f"{size_bytes} bytes", f"is not a multiple of {SECTOR_BYTES} bytes (a sector)")
+        )
+    return size_bytes // SECTOR_BYTES
+
+
+def _known_reals(site: SiteContext) -> tuple[str, ...]:
+    return tuple(str(real) for real in sorted(site.state.reals))[:20]
