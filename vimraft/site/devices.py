@@ -19,7 +19,8 @@ def default_uri(storage_uri: str, lun: int) -> str:
     if not storage_uri:
         return ""
     base, question, query = storage_uri.partition("?")
-    return f"{base.rstrip('/')}/lun-{lun}{question}{query}" + (".img" if base.startswith("file:") else "")
+    suffix = ".img" if base.startswith("file:") else ""
+    return f"{base.rstrip('/')}/lun-{lun}{suffix}{question}{query}"
 
 
 def spec_of(state: State, real: RealVolume) -> BackendSpec:
