@@ -87,7 +87,8 @@ def encode_outcome(outcome: Outcome) -> bytes:
 
 def decode_outcome(data: bytes) -> Outcome:
     """Raises CodecError."""
-    return _decode(_outcome, data, "outcome")
+    outcome: Outcome = _decode(_outcome, data, "outcome")
+    return outcome
 
 
 def _sorted_values(table: "Map[Any, T]") -> list[T]:

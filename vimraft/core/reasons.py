@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 Kind = Literal[
-    "cluster", "manager", "site", "storage", "real volume", "virtual volume", "setting", "release"
+    "cluster", "manager", "site", "storage", "real volume", "virtual volume", "setting", "release", "client"
 ]
 
 

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     """A range of allocation units on one real volume: `first` … `first + count - 1`."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
 class Manager(Struct, frozen=True):
@@ -171,7 +171,7 @@ class ClientResult(Struct, frozen=True):
 class State(NamedTuple):
     """All tables after `index` commands. Never mutated: `apply` returns a new one."""
 
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index
     cluster_id: str = ""
     settings: Settings = Settings()
     managers: Map[ManagerName, Manager] = Map()
