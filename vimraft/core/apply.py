@@ -1,0 +1,160 @@
+"""Apply: the one function by which the tables change, deterministic and total (INV-8).
+
+May live here: decoding, dedupe, history, and the choice of the function for a command. What a command
+does is in `apply_members`, `apply_reals` and `apply_volumes`. Depends on nothing but (state, bytes).
+
+Every command in the log moves the index by one: refused ones, malformed ones and retries too, so that
+all managers that applied the same entries hold the same index. Nothing else changes on a refusal but
+the dedupe entry of its client.
+
+Dedupe keeps the last outcome per client; bounded, the oldest go first (a retry comes within minutes,
+MAX_CLIENTS commands take longer). `Barrier` and `RenewLease` are not kept: applying them twice does no
+harm (see `apply_members.renew_lease`), and they are by far the most frequent.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from immutables import Map
+
+from vimraft.core import apply_members, apply_reals, apply_volumes, checks, codec, commands
+from vimraft.core.change import Change
+from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
+from vimraft.core.ids import ClientId
+from vimraft.core.nesting import nesting_exceeds
+from vimraft.core.reasons import Malformed, NotFormed, Outdated, Reason
+from vimraft.core.tables import ClientResult, MapChange, RealVolume, State, Volume
+
+MAX_REQUEST_BYTES = 1 << 20
+"""No legal command comes near it; the log should not have to carry more."""
+MAX_NESTING = 32
+"""Containers inside containers in a request; commands need 4."""
+MAX_CLIENTS = 4_096
+"""Clients remembered. Over it, the eighth with the oldest results is forgotten."""
+MAX_CLIENT_CHARS = 128
+MAX_OUTCOME_SEGMENTS = 1_024
+"""An outcome carries no volume (and no real volume) with more segments (free runs) than this: it would
+stay in every snapshot. Whoever wants it reads the tables at the outcome's index."""
+
+_HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
+    commands.FormCluster: apply_members.form_cluster,
+    commands.SetManager: apply_members.set_manager,
+    commands.RemoveManager: apply_members.remove_manager,
+    commands.SetSite: apply_members.set_site,
+    commands.RemoveSite: apply_members.remove_site,
+    commands.SetSetting: apply_members.set_setting,
+    commands.RenewLease: apply_members.renew_lease,
+    commands.SetStorage: apply_reals.set_storage,
+    commands.RemoveStorage: apply_reals.remove_storage,
+    commands.AddRealVolume: apply_reals.add_real,
+    commands.SetRealVolumeState: apply_reals.set_real_state,
+    commands.RemoveRealVolume: apply_reals.remove_real,
+    commands.GrowVolume: apply_volumes.grow,
+    commands.DeleteVolume: apply_volumes.delete,
+    commands.ConfirmRelease: apply_volumes.confirm_release,
+    commands.ReopenVolumes: apply_volumes.reopen,
+}
+_NOT_KEPT = (commands.Barrier, commands.RenewLease)
+
+
+def apply(state: State, data: bytes) -> tuple[State, bytes]:
+    """The tables after the log entry `data`, and its encoded Outcome. Never raises."""
+    index = state.index + 1
+    request = _decode(data)
+    if isinstance(request, Malformed):
+        return state._replace(index=index), codec.encode_outcome(Rejected(index, request))
+    kept = not isinstance(request.command, _NOT_KEPT)
+    if kept:
+        known = state.clients.get(request.client)
+        if known is not None and known.sequence == request.sequence:
+            return state._replace(index=index), known.outcome
+        refused = _client_problem(request, known)
+        if refused is not None:
+            return state._replace(index=index), codec.encode_outcome(Rejected(index, refused))
+    result = _decide(state, request.command, request.at_ms)
+    outcome = codec.encode_outcome(_bounded(_outcome(index, result)))
+    after = result.state if isinstance(result, Change) else state
+    if isinstance(result, Change) and result.what:
+        after = after._replace(history=_history(after, index, request, result))
+    clients = after.clients
+    if kept:
+        clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome))
+    return after._replace(index=index, clients=clients), outcome
+
+
+def apply_request(state: State, request: Request) -> tuple[State, Outcome]:
+    """As `apply`, for callers that hold the values: encodes the request, decodes the outcome."""
+    after, outcome = apply(state, codec.encode_request(request))
+    return after, codec.decode_outcome(outcome)
+
+
+def plan(state: State, command: Command, at_ms: int = 0) -> Outcome:
+    """What `command` would do now, by the same code, whole; nothing is kept."""
+    return _outcome(state.index + 1, _decide(state, command, at_ms))
+
+
+def _decode(data: bytes) -> Request | Malformed:
+    if len(data) > MAX_REQUEST_BYTES:
+        return Malformed(f"{len(data)} bytes are more than a request may have, {MAX_REQUEST_BYTES}")
+    if nesting_exceeds(data, MAX_NESTING):
+        return Malformed(f"more than {MAX_NESTING} containers inside one another")
+    try:
+        return codec.decode_request(data)
+    except codec.CodecError as error:
+        return Malformed(checks.clipped(str(error)))
+
+
+def _client_problem(request: Request, known: ClientResult | None) -> Reason | None:
+    problem = checks.text_invalid("client", request.client, MAX_CLIENT_CHARS)
+    if problem is None and known is not None and request.sequence < known.sequence:
+        return Outdated("client", checks.shown(request.client))
+    return problem
+
+
+def _decide(state: State, command: Command, at_ms: int) -> Change | Reason:
+    if not state.cluster_id and not isinstance(command, commands.FormCluster):
+        return NotFormed()
+    if isinstance(command, commands.Barrier):
+        return Change(state)
+    if isinstance(command, commands.BuildVolume):
+        return apply_volumes.build(state, command, at_ms)
+    return _HANDLERS[type(command)](state, command)
+
+
+def _outcome(index: int, result: Change | Reason) -> Outcome:
+    if isinstance(result, Change):
+        return Applied(index, volume=result.volume, real=result.real)
+    return Rejected(index, result)
+
+
+def _bounded(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Rejected):
+        return outcome
+    volume: Volume | None = outcome.volume
+    if volume is not None and sum(len(r.segments) for r in volume.replicas) > MAX_OUTCOME_SEGMENTS:
+        volume = None
+    real: RealVolume | None = outcome.real
+    if real is not None and len(real.free) > MAX_OUTCOME_SEGMENTS:
+        real = None
+    if volume is outcome.volume and real is outcome.real:
+        return outcome
+    return Applied(outcome.index, volume=volume, real=real)
+
+
+def _history(state: State, index: int, request: Request, result: Change) -> tuple[MapChange, ...]:
+    keep = state.settings.history_changes
+    change = MapChange(index, request.at_ms, checks.clipped(request.who), result.what, result.name)
+    return (*state.history[max(0, len(state.history) + 1 - keep) :], change) if keep else ()
+
+
+def _remember(
+    clients: Map[ClientId, ClientResult], client: ClientId, result: ClientResult
+) -> Map[ClientId, ClientResult]:
+    clients = clients.set(client, result)
+    if len(clients) <= MAX_CLIENTS:
+        return clients
+    oldest = sorted(clients, key=lambda name: clients[name].index)[: MAX_CLIENTS // 8]
+    fewer = clients.mutate()
+    for name in oldest:
+        del fewer[name]
+    return fewer.finish()
