@@ -3,7 +3,7 @@
 May live here: one method per read. Without a quorum people still get the tables, marked with their age.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -31,7 +31,9 @@ from vimraft.site.config import split_address
 from vimraft.site.context import SiteContext
 from vimraft.site.health import Health
 from vimraft.site.render import (
+    MAX_REPLY_SEGMENTS,
     real_status,
+    release_units,
     reply_of,
     site_status,
     volume_io,
@@ -42,15 +44,7 @@ PROXY_TIMEOUT_S = 10.0
 MAX_KNOWN = 20
 
 
-class View(Protocol):
-    """One of the four tables (vimraft.core.views)."""
-
-    def __call__(
-        self, state: State, *, name: str | None, offset: int, limit: int
-    ) -> "views.Table": ...
-
-
-TABLES: dict[str, View] = {
+TABLES: dict[str, Callable[[State, str, int, int], views.Table]] = {
     "real-identifying": views.real_identifying,
     "real-free": views.real_free,
     "virtual-identifying": views.virtual_identifying,
@@ -71,7 +65,7 @@ class ReadOperations:
         newest = max([state.index, *(beat[0].index for beat in beats if beat)])
         releasing: dict[RealId, int] = {}
         for release in state.releases.values():
-            for real, units in views.release_units(state, release).items():
+            for real, units in release_units(state, release).items():
                 releasing[real] = releasing.get(real, 0) + units
         leader = next(
             (m.name for m in state.managers.values() if m.raft_address == raft.leader_address), None
@@ -102,7 +96,7 @@ class ReadOperations:
         if make is None:
             raise Refused(Invalid("table", which, f"is none of {', '.join(TABLES)}"))
         state = await self.site.fresh_state()
-        table = make(state, name=name, offset=offset, limit=limit)
+        table = make(state, name or "", offset, limit)
         return TableReply(
             title=table.title, columns=table.columns, rows=tuple(table.rows), as_of=self.site.as_of()
         )
@@ -113,7 +107,7 @@ class ReadOperations:
 
     async def volume_map(self, name: str) -> MapReply:
         state, volume = await self._find(name)
-        table = views.virtual_sectors(state, name=name, offset=0, limit=10_000)
+        table = views.virtual_sectors(state, name, 0, MAX_REPLY_SEGMENTS)
         return MapReply(
             name=volume.name,
             size_bytes=volume.size_bytes,

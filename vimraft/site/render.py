@@ -16,7 +16,8 @@ from vimraft.api.schema import (
     VolumeStatus,
 )
 from vimraft.core.commands import Applied
-from vimraft.core.tables import RealVolume, Segment, Site, State, Volume
+from vimraft.core.ids import SECTOR_BYTES, RealId
+from vimraft.core.tables import RealVolume, Release, Segment, Site, State, Volume
 from vimraft.site.context import SiteContext
 from vimraft.site.health import Health
 from vimraft.site.rates import IDLE, combine
@@ -158,6 +159,16 @@ def site_status(
         priority=site.priority,
         incarnation=latest[0].incarnation if latest else "",
     )
+
+
+def release_units(state: State, release: Release) -> dict[RealId, int]:
+    """Allocation units that a deleted volume still keeps, by real volume."""
+    unit_sectors = state.settings.unit_bytes // SECTOR_BYTES
+    units: dict[RealId, int] = {}
+    for segment in release.segments:
+        end = -(-(segment.real_first + segment.sectors) // unit_sectors)
+        units[segment.real_id] = units.get(segment.real_id, 0) + end - segment.real_first // unit_sectors
+    return units
 
 
 def my_reals(context: SiteContext) -> dict[str, IoRates]:

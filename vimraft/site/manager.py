@@ -1,0 +1,321 @@
+"""The site manager: puts the parts together, starts and stops them in order.
+
+Start: lock the data directory, open catalogue and log, serve the API, adopt or start the two data-plane
+processes, then form or update the cluster's tables with what the configuration says of this manager.
+Stop: the reverse; the data plane finishes and flushes what runs, or is left serving for the next manager.
+May live here: composition and the reactions that tie parts to each other.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from vimraft.api.schema import Heartbeat
+from vimraft.core.commands import Applied, Rejected, ReopenVolumes, SetRealVolumeState
+from vimraft.core.ids import RealId, StorageAddress
+from vimraft.core.tables import State
+from vimraft.data.feed import Hello, Problem, Role, Stats
+from vimraft.metadata.port import Log, LogError
+from vimraft.site import devices
+from vimraft.site.catalogue import Catalogue
+from vimraft.site.changes import ChangeOperations
+from vimraft.site.changes_to_events import events_between
+from vimraft.site.config import Config, split_address
+from vimraft.site.context import PROPOSE_MS, SiteContext
+from vimraft.site.feeder import Feeder, PlaneEvents
+from vimraft.site.formation import keep_registered
+from vimraft.site.health import Health
+from vimraft.site.lease import LeaseKeeper
+from vimraft.site.planes import spawn_plane
+from vimraft.site.reads import ReadOperations
+from vimraft.site.releases import ReleaseWorker
+from vimraft.site.render import my_reals
+from vimraft.site.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+ROLES: tuple[Role, ...] = ("export", "store")
+SAVE_TABLES_S = 2.0
+LOAD_HISTORY_S = 60.0
+RECHECK_FAILED_S = 5.0
+RETRY_S = 1.0
+
+
+class SiteManager(ReadOperations, ChangeOperations):
+    """One running manager; also the Service behind its API."""
+
+    def __init__(self, config: Config, token: str, replicated_log: Log, catalogue: Catalogue) -> None:
+        self.config = config
+        self.token = token
+        incarnation = uuid.uuid4().hex
+        run_dir = config.data_dir / "run"
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        events = PlaneEvents(
+            connected=self._plane_connected,
+            disconnected=lambda role: None,
+            installed=self._plane_installed,
+            stats=self._plane_stats,
+            problem=self._plane_problem,
+        )
+        addresses = {"export": config.network.nbd, "store": config.network.peer}
+        feeders = {r: Feeder(r, run_dir / f"{r}.feed", config.manager, incarnation, events) for r in ROLES}
+        supervisors = {role: self._supervisor(role, addresses[role]) for role in ROLES}
+        self.site = SiteContext(
+            config,
+            incarnation=incarnation,
+            token=token,
+            replicated_log=replicated_log,
+            catalogue=catalogue,
+            feeders=feeders,
+            supervisors=supervisors,
+        )
+        self.health = Health(
+            config.manager,
+            token=token,
+            state=lambda: replicated_log.state,
+            make_beat=self._beat,
+            changed=self._manager_changed,
+        )
+        self._lease = LeaseKeeper(
+            replicated_log,
+            config.manager,
+            incarnation,
+            may_hold=lambda: self._reopened,
+            installed_index=self.site.installed_index,
+            granted=feeders["export"].grant_lease,
+        )
+        self._releases = ReleaseWorker(self.site)
+        self._reopened = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._seen_leader: str | None = None
+
+    def _supervisor(self, role: Role, address: str) -> Supervisor:
+        run_dir = self.config.data_dir / "run"
+
+        def spawn(sockets: list[socket.socket]) -> "subprocess.Popen[bytes]":
+            return spawn_plane(role, self.config, run_dir, sockets)
+
+        return Supervisor(
+            role,
+            address=split_address(address),
+            lock_path=run_dir / f"{role}.lock",
+            spawn=spawn,
+            on_start=self._plane_started,
+            on_exit=self._plane_exited,
+            backoff_ms=self.config.data.restart_backoff_ms,
+            backoff_max_ms=self.config.data.restart_backoff_max_ms,
+        )
+
+    # life cycle
+
+    async def start(self) -> None:
+        """Raises AddressInUse. The API is served by the caller."""
+        self.site.log.subscribe(self._tables_changed)
+        for feeder in self.site.feeders.values():
+            feeder.publish(self.site.state)
+            await feeder.start()
+        await asyncio.gather(*(supervisor.start() for supervisor in self.site.supervisors.values()))
+        self.health.start()
+        self._lease.start()
+        self._releases.start()
+        self._spawn(keep_registered(self.site))
+        self._spawn(self._save_tables())
+        self._spawn(self._record_load())
+        self._spawn(self._recheck_failed())
+        self._spawn(self._watch_leader())
+        await self.site.record("manager.started", self.config.manager, "info", "site manager started")
+
+    async def stop(self, *, leave_data_plane: bool) -> None:
+        await self.site.record("manager.stopping", self.config.manager, "info", "site manager stops")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._releases.stop()
+        await self.site.jobs.stop()
+        await asyncio.gather(
+            *(
+                supervisor.leave()
+                if leave_data_plane
+                else supervisor.stop(self.site.feeders[role].quit)
+                for role, supervisor in self.site.supervisors.items()
+            )
+        )
+        await self._lease.stop()
+        await self.health.stop()
+        for feeder in self.site.feeders.values():
+            await feeder.stop()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task.failed", exc_info=error)
+
+    # reactions
+
+    def _tables_changed(self, previous: State, current: State) -> None:
+        for feeder in self.site.feeders.values():
+            feeder.publish(current)
+        self._releases.look()
+        events = events_between(previous, current, int(time.time() * 1e3))
+        if events:
+            self._spawn(self.site.catalogue.record(events))
+
+    def _plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None:
+        self.site.supervisors[role].hello(hello.pid, passed)
+
+    def _plane_started(self, role: Role, adopted: bool) -> None:
+        """A new life of the export is a new epoch for what it owns; an adopted one goes on."""
+        if role == "export":
+            self._reopened = adopted
+            if not adopted:
+                self.site.feeders["export"].grant_lease(0)
+                self._spawn(self._reopen())
+        what = "adopted" if adopted else "started"
+        pid = self.site.supervisors[role].pid
+        self._spawn(self.site.record(f"plane.{what}", role, "info", f"{role} process {pid} {what}"))
+
+    def _plane_exited(self, role: Role, how: str) -> None:
+        self._spawn(
+            self.site.record("plane.exited", role, "error", f"{role} process {how}; it is started again")
+        )
+
+    def _plane_installed(self, role: Role, index: int) -> None:
+        self._releases.look()
+
+    def _plane_stats(self, role: Role, stats: Stats) -> None:
+        now_s = time.monotonic()
+        self.site.real_rates[role].add(now_s, stats.reals)
+        if role == "export":
+            self.site.volume_rates.add(now_s, stats.volumes)
+
+    def _plane_problem(self, role: Role, problem: Problem) -> None:
+        if self.site.problems.get(problem.real) == problem.message:
+            return
+        self.site.problems[problem.real] = problem.message
+        log.error("real.problem", real=problem.real, kind=problem.kind, cause=problem.message)
+        self._spawn(self.site.record(f"real.{problem.kind}", problem.real, "error", problem.message))
+        self._spawn(self._mark_failed(problem))
+
+    def _manager_changed(self, manager: str, up: bool) -> None:
+        log.warning("manager.heard" if up else "manager.silent", manager=manager)
+        self._spawn(
+            self.site.record(
+                "manager.up" if up else "manager.down",
+                manager,
+                "info" if up else "warning",
+                f"{manager} answers" if up else f"{manager} has not been heard from for some seconds",
+            )
+        )
+
+    def _beat(self) -> Heartbeat:
+        return Heartbeat(
+            manager=self.config.manager,
+            incarnation=self.site.incarnation,
+            index=self.site.state.index,
+            pid=self.site.pids(os.getpid()),
+            problem=self.site.problem(),
+            sent_ms=int(time.time() * 1e3),
+            volumes=self.site.volume_rates.rates(),
+            reals=my_reals(self.site),
+        )
+
+    # background
+
+    async def _reopen(self) -> None:
+        """Until it is applied the export serves only what needs no lease."""
+        request_id = f"reopen/{uuid.uuid4().hex}"
+        while True:
+            try:
+                outcome = await self.site.log.propose(
+                    ReopenVolumes(manager=self.site.me, incarnation=self.site.incarnation),
+                    who=self.site.me,
+                    deadline_ms=PROPOSE_MS,
+                    request_id=request_id,
+                )
+            except LogError as error:
+                log.info("reopen.waits", cause=type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if isinstance(outcome, Applied):
+                await self.site.feeders["export"].wait_installed(outcome.index, PROPOSE_MS / 1e3)
+                self._reopened = True
+                return
+            log.info("reopen.refused", reason=type(outcome.reason).__name__)
+            request_id = f"reopen/{uuid.uuid4().hex}"
+            await asyncio.sleep(RETRY_S)
+
+    async def _mark_failed(self, problem: Problem) -> None:
+        storage, _, lun = problem.real.rpartition(":")
+        real = self.site.state.reals.get(RealId(StorageAddress(storage), int(lun)))
+        if real is None or real.state not in ("active", "draining") or problem.kind == "io":
+            return
+        reason = f"{problem.kind}: {problem.message}"
+        command = SetRealVolumeState(storage=real.storage, lun=real.lun, state="failed", reason=reason)
+        try:
+            await self.site.log.propose(command, who=self.site.me, deadline_ms=PROPOSE_MS)
+        except LogError as error:
+            log.warning("real.not_marked", real=problem.real, cause=type(error).__name__)
+            self.site.problems.pop(problem.real, None)
+
+    async def _recheck_failed(self) -> None:
+        """A device that was missing, or carried a wrong label, and is right again goes back to work;
+        after a failed flush an operator must look first (`vimraft real include`)."""
+        while True:
+            await asyncio.sleep(RECHECK_FAILED_S)
+            state, mine = self.site.state, set(self.site.my_sites())
+            for real in state.reals.values():
+                if real.site not in mine or real.state != "failed" or real.reason.startswith("flush"):
+                    continue
+                if await asyncio.to_thread(devices.problem_of, state, real):
+                    continue
+                self.site.problems.pop(str(real.id), None)
+                command = SetRealVolumeState(storage=real.storage, lun=real.lun, state="active")
+                try:
+                    outcome = await self.site.log.propose(
+                        command, who=self.site.me, deadline_ms=PROPOSE_MS
+                    )
+                except LogError:
+                    continue
+                if isinstance(outcome, Rejected):
+                    log.warning("real.not_recovered", real=str(real.id))
+
+    async def _save_tables(self) -> None:
+        saved = -1
+        while True:
+            state = self.site.state
+            if state.index != saved:
+                await self.site.catalogue.save_tables(state, int(time.time() * 1e3))
+                saved = state.index
+            await asyncio.sleep(SAVE_TABLES_S)
+
+    async def _record_load(self) -> None:
+        while True:
+            await asyncio.sleep(LOAD_HISTORY_S)
+            rows = [
+                (name, io.read_iops, io.write_iops, io.read_bytes_s, io.write_bytes_s,
+                 io.read_latency_us, io.write_latency_us)
+                for name, io in my_reals(self.site).items()
+            ]
+            await self.site.catalogue.record_load(int(time.time() * 1e3), rows)
+
+    async def _watch_leader(self) -> None:
+        while True:
+            leader = self.site.log.status().leader_address
+            if leader != self._seen_leader:
+                self._seen_leader = leader
+                await self.site.record(
+                    "manager.leader_changed", leader or "-", "info", f"leader is now {leader or 'nobody'}"
+                )
+            await asyncio.sleep(0.5)
