@@ -1,0 +1,193 @@
+"""`vimraft site run`: one site manager in the foreground, until it is told to stop.
+
+SIGTERM or SIGINT: clean shutdown, data plane included. SIGHUP: the manager ends and leaves its data plane
+serving, for the next manager to adopt (upgrade without touching I/O).
+May live here: locking, logging, signals, and the HTTP server's life.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from vimraft.api.server import make_app
+from vimraft.metadata.port import Log
+from vimraft.metadata.pysyncobj import PySyncObjConfig, open_log
+from vimraft.site.catalogue import Catalogue
+from vimraft.site.config import Config, ConfigError, load_config, split_address
+from vimraft.site.join import joined_members, write_durably
+from vimraft.site.manager import SiteManager
+
+log = structlog.get_logger(__name__)
+
+MAX_SOCKET_PATH = 107
+API_BACKLOG = 256
+API_STOP_S = 3
+
+
+class StartError(Exception):
+    """The manager cannot start: names the thing, the cause and the remedy."""
+
+
+def run(config_path: Path) -> int:
+    """Returns when the manager has stopped. Raises ConfigError and StartError."""
+    config = load_config(config_path)
+    _configure_logging(config.log_level)
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    _check_socket_paths(config)
+    with _locked(config):
+        return asyncio.run(_serve(config))
+
+
+def _configure_logging(level: str) -> None:
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ConfigError(f"log_level {level!r} is none of debug, info, warning, error, critical")
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _check_socket_paths(config: Config) -> None:
+    longest = str(config.data_dir / "run" / "export.feed")
+    if len(longest.encode()) > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"data_dir {config.data_dir} is too long: the socket {longest} would have more than "
+            f"{MAX_SOCKET_PATH} bytes; choose a shorter directory"
+        )
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[None]:
+    """One manager per data directory, proven by a lock that dies with its process."""
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(config.data_dir / "manager.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"data_dir {config.data_dir}: {error.strerror}; make it writable for this user"
+        ) from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            raise StartError(
+                f"data_dir {config.data_dir} is in use by site manager process {holder or '?'}; "
+                "stop that one, or give this one a data_dir of its own"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _token(config: Config) -> str:
+    path = config.token_file or config.data_dir / "api.token"
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        token = secrets.token_urlsafe(32)
+        write_durably(path, f"{token}\n".encode(), mode=0o600)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"token file {path}: {error}; make it readable for this user") from None
+    if len(token) < 16:
+        raise StartError(f"token file {path} holds no token; delete it and a new one is made")
+    return token
+
+
+async def _open_log(config: Config) -> Log:
+    members = config.raft.members or joined_members(config.data_dir)
+    if not members:
+        raise StartError(
+            f"manager {config.manager} belongs to no cluster: list raft.members in its configuration, "
+            "or join a running one with: vimraft site join"
+        )
+    return await open_log(
+        PySyncObjConfig(
+            self_address=config.network.raft,
+            members=tuple(sorted({*members, config.network.raft})),
+            data_dir=config.data_dir / "raft",
+            election_min_ms=config.raft.election_min_ms,
+            election_max_ms=config.raft.election_max_ms,
+            heartbeat_ms=config.raft.heartbeat_ms,
+            compaction_entries=config.raft.compaction_entries,
+        )
+    )
+
+
+def _api_socket(config: Config) -> socket.socket:
+    host, port = split_address(config.network.api)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise StartError(
+            f"network.api {config.network.api}: {error.strerror}; stop what listens there or choose "
+            "another port"
+        ) from None
+    sock.listen(API_BACKLOG)
+    return sock
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if not stop.done():
+            stop.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal, number)
+    api_socket = _api_socket(config)
+    catalogue = await Catalogue.open(
+        config.data_dir / "catalogue.sqlite",
+        site=config.sites[0].name if config.sites else config.manager,
+        keep_events=config.events.keep_events,
+        keep_load_hours=config.events.keep_load_hours,
+    )
+    replicated_log = await _open_log(config)
+    manager = SiteManager(config, _token(config), replicated_log, catalogue)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(manager), log_config=None, access_log=False, lifespan="off",
+            timeout_graceful_shutdown=API_STOP_S, http="h11", ws="none",
+        )
+    )
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    await manager.start()
+    serving = asyncio.create_task(server.serve(sockets=[api_socket]))
+    log.info("manager.started", manager=config.manager, api=config.api_url, pid=os.getpid())
+    await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
+    number = stop.result() if stop.done() else signal.SIGTERM
+    log.info("manager.stopping", signal=number.name)
+    server.should_exit = True
+    await serving
+    await manager.stop(leave_data_plane=number == signal.SIGHUP)
+    await replicated_log.close()
+    await catalogue.close()
+    log.info("manager.stopped", manager=config.manager)
+    return 0
