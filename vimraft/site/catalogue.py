@@ -60,9 +60,7 @@ class Catalogue:
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(
-        cls, path: Path, *, site: str, keep_events: int, keep_load_hours: int
-    ) -> "Catalogue":
+    async def open(cls, path: Path, *, site: str, keep_events: int, keep_load_hours: int) -> "Catalogue":
         """A damaged file is renamed to `*.damaged-<time>` and a new one begun."""
         try:
             db = await cls._connect(path)
@@ -119,14 +117,16 @@ class Catalogue:
         """Oldest first; `after` -1: the newest `limit`."""
         columns = "id, at_ms, site, name, subject, severity, message"
         if after < 0:
-            sql = f"SELECT {columns} FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) ORDER BY id"  # noqa: S608
+            sql = f"SELECT {columns} FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) ORDER BY id"
             cursor = await self._db.execute(sql, (limit,))
         else:
-            sql = f"SELECT {columns} FROM events WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+            sql = f"SELECT {columns} FROM events WHERE id > ? ORDER BY id LIMIT ?"
             cursor = await self._db.execute(sql, (after, limit))
         return tuple(EventReply(*row) for row in await cursor.fetchall())
 
-    async def record_load(self, at_ms: int, rows: Sequence[tuple[str, float, float, float, float, float, float]]) -> None:
+    async def record_load(
+        self, at_ms: int, rows: Sequence[tuple[str, float, float, float, float, float, float]]
+    ) -> None:
         """(real, read iops, write iops, read B/s, write B/s, read µs, write µs) each."""
         async with self._lock:
             await self._db.executemany(

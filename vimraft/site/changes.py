@@ -66,9 +66,7 @@ class ChangeOperations:
     site: SiteContext
 
     async def _commit(self, command: Command, who: str, request_id: str | None) -> Applied:
-        outcome = await self.site.log.propose(
-            command, who=who, deadline_ms=PROPOSE_MS, request_id=request_id
-        )
+        outcome = await self.site.log.propose(command, who=who, deadline_ms=PROPOSE_MS, request_id=request_id)
         match outcome:
             case Applied():
                 return outcome
@@ -111,9 +109,7 @@ class ChangeOperations:
         await self._serve_it(applied.index)
         return volume_reply(self.site.state, applied)
 
-    async def grow(
-        self, name: str, request: GrowRequest, *, who: str, request_id: str | None
-    ) -> VolumeReply:
+    async def grow(self, name: str, request: GrowRequest, *, who: str, request_id: str | None) -> VolumeReply:
         command = GrowVolume(name=VolumeName(name), size_sectors=_sectors(request.size_bytes))
         applied = await self._commit(command, who, request_id)
         await self._serve_it(applied.index)
@@ -126,9 +122,7 @@ class ChangeOperations:
 
     # storages and real volumes
 
-    async def set_storage(
-        self, request: StorageRequest, *, who: str, request_id: str | None
-    ) -> DoneReply:
+    async def set_storage(self, request: StorageRequest, *, who: str, request_id: str | None) -> DoneReply:
         storage = Storage(
             address=StorageAddress(request.address), site=SiteName(request.site), uri=request.uri
         )
@@ -215,9 +209,7 @@ class ChangeOperations:
         command = SetRealVolumeState(storage=real.storage, lun=lun, state=request.state)
         return await self._done(command, who, request_id)
 
-    async def remove_real(
-        self, storage: str, lun: int, *, who: str, request_id: str | None
-    ) -> DoneReply:
+    async def remove_real(self, storage: str, lun: int, *, who: str, request_id: str | None) -> DoneReply:
         command = RemoveRealVolume(storage=StorageAddress(storage), lun=lun)
         return await self._done(command, who, request_id)
 

@@ -103,9 +103,7 @@ def load_config(path: Path) -> Config:
     try:
         config = msgspec.convert(raw, Config, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{path}: {error}. See deploy/site.example.toml for every key"
-        ) from None
+        raise ConfigError(f"{path}: {error}. See deploy/site.example.toml for every key") from None
     _check(path, config)
     return config
 

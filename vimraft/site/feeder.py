@@ -8,8 +8,9 @@ Everything that changes what may be served goes down this one channel in order.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -42,29 +43,26 @@ HELLO_TIMEOUT_S = 10.0
 MAX_QUEUED_MESSAGES = 1_000
 
 
-class PlaneEvents:
-    """What the manager wants to hear; all called in the event loop."""
+class PlaneListener(Protocol):
+    """What the manager hears of its processes, in the event loop."""
 
-    def __init__(
-        self,
-        *,
-        connected: Callable[[Role, Hello, list[socket.socket]], None],
-        disconnected: Callable[[Role], None],
-        installed: Callable[[Role, int], None],
-        stats: Callable[[Role, Stats], None],
-        problem: Callable[[Role, Problem], None],
-    ) -> None:
-        self.connected = connected
-        self.disconnected = disconnected
-        self.installed = installed
-        self.stats = stats
-        self.problem = problem
+    def plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None: ...
+
+    def plane_installed(self) -> None:
+        """A process serves newer tables."""
+        ...
+
+    def plane_stats(self, role: Role, stats: Stats) -> None: ...
+
+    def plane_problem(self, problem: Problem) -> None: ...
 
 
 class Feeder:
     """Serves the feed of one role."""
 
-    def __init__(self, role: Role, path: Path, manager: str, incarnation: str, events: PlaneEvents) -> None:
+    def __init__(
+        self, role: Role, path: Path, manager: str, incarnation: str, listener: PlaneListener
+    ) -> None:
         self.role: Role = role
         self.path = path
         self.installed_index = -1
@@ -73,7 +71,7 @@ class Feeder:
         self.hello: Hello | None = None
         self._manager = manager
         self._incarnation = incarnation
-        self._events = events
+        self._listener = listener
         self._state: State | None = None
         self._sent: tuple[State, PlaneView] | None = None
         self._lease_until_ns = 0
@@ -150,7 +148,7 @@ class Feeder:
             self._awaited = message.index
         self._writer.write(encode_frame(message))
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -182,7 +180,7 @@ class Feeder:
             self.hello, self._sent, self.installed_index, self._awaited = hello, None, -1, -1
             log.info("feed.connected", role=self.role, pid=hello.pid, instance=hello.instance)
             self._send(Welcome(manager=self._manager, incarnation=self._incarnation))
-            self._events.connected(self.role, hello, passed)
+            self._listener.plane_connected(self.role, hello, passed)
             if self._lease_until_ns:
                 self._send(LeaseUntil(boottime_ns=self._lease_until_ns))
             if self._state is not None:
@@ -197,7 +195,6 @@ class Feeder:
             self.hello, self.installed_index = None, -1
             if writer is not None:
                 writer.close()
-            self._events.disconnected(self.role)
 
     def _handle(self, message: FromPlane) -> None:
         match message:
@@ -206,9 +203,9 @@ class Feeder:
                 newest = self._sent[0].index if self._sent and index >= self._awaited else index
                 self._note_installed(max(index, newest))
             case Stats():
-                self._events.stats(self.role, message)
+                self._listener.plane_stats(self.role, message)
             case Problem():
-                self._events.problem(self.role, message)
+                self._listener.plane_problem(message)
             case Held() | Hello():
                 pass
 
@@ -216,7 +213,7 @@ class Feeder:
         if index <= self.installed_index:
             return
         self.installed_index = index
-        self._events.installed(self.role, index)
+        self._listener.plane_installed()
         self._spawn(self._notify())
 
     async def _notify(self) -> None:

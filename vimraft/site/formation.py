@@ -38,7 +38,11 @@ def next_step(site: SiteContext) -> Command | None:
     sites named in it that do not exist yet wait until they do."""
     state = site.state
     if not state.cluster_id:
-        return FormCluster(cluster_id=uuid.uuid4().hex, settings=Settings()) if site.config.raft.members else None
+        return (
+            FormCluster(cluster_id=uuid.uuid4().hex, settings=Settings())
+            if site.config.raft.members
+            else None
+        )
     if state.managers.get(site.me) != own_entry(site):
         return SetManager(manager=own_entry(site))
     for wanted in site.config.sites:

@@ -60,7 +60,9 @@ def _configure_logging(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+            structlog.processors.LogfmtRenderer(
+                key_order=["timestamp", "level", "event"], bool_as_flag=False
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -117,7 +119,8 @@ def _token(config: Config) -> str:
 
 
 async def _open_log(config: Config) -> Log:
-    members = config.raft.members or joined_members(config.data_dir)
+    forming = config.raft.members
+    members = {*forming, config.network.raft} if forming else set(joined_members(config.data_dir))
     if not members:
         raise StartError(
             f"manager {config.manager} belongs to no cluster: list raft.members in its configuration, "
@@ -126,8 +129,8 @@ async def _open_log(config: Config) -> Log:
     return await open_log(
         PySyncObjConfig(
             self_address=config.network.raft,
-            members=tuple(sorted({*members, config.network.raft})),
-            data_dir=config.data_dir / "raft",
+            members=tuple(sorted(members)),
+            data_dir=config.data_dir,
             election_min_ms=config.raft.election_min_ms,
             election_max_ms=config.raft.election_max_ms,
             heartbeat_ms=config.raft.heartbeat_ms,
@@ -173,8 +176,13 @@ async def _serve(config: Config) -> int:
     manager = SiteManager(config, _token(config), replicated_log, catalogue)
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(manager), log_config=None, access_log=False, lifespan="off",
-            timeout_graceful_shutdown=API_STOP_S, http="h11", ws="none",
+            make_app(manager),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=API_STOP_S,
+            http="h11",
+            ws="none",
         )
     )
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]

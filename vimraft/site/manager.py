@@ -29,7 +29,7 @@ from vimraft.site.changes import ChangeOperations
 from vimraft.site.changes_to_events import events_between
 from vimraft.site.config import Config, split_address
 from vimraft.site.context import PROPOSE_MS, SiteContext
-from vimraft.site.feeder import Feeder, PlaneEvents
+from vimraft.site.feeder import Feeder
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
 from vimraft.site.lease import LeaseKeeper
@@ -57,15 +57,8 @@ class SiteManager(ReadOperations, ChangeOperations):
         incarnation = uuid.uuid4().hex
         run_dir = config.data_dir / "run"
         run_dir.mkdir(mode=0o700, exist_ok=True)
-        events = PlaneEvents(
-            connected=self._plane_connected,
-            disconnected=lambda role: None,
-            installed=self._plane_installed,
-            stats=self._plane_stats,
-            problem=self._plane_problem,
-        )
         addresses = {"export": config.network.nbd, "store": config.network.peer}
-        feeders = {r: Feeder(r, run_dir / f"{r}.feed", config.manager, incarnation, events) for r in ROLES}
+        feeders = {r: Feeder(r, run_dir / f"{r}.feed", config.manager, incarnation, self) for r in ROLES}
         supervisors = {role: self._supervisor(role, addresses[role]) for role in ROLES}
         self.site = SiteContext(
             config,
@@ -141,9 +134,7 @@ class SiteManager(ReadOperations, ChangeOperations):
         await self.site.jobs.stop()
         await asyncio.gather(
             *(
-                supervisor.leave()
-                if leave_data_plane
-                else supervisor.stop(self.site.feeders[role].quit)
+                supervisor.leave() if leave_data_plane else supervisor.stop(self.site.feeders[role].quit)
                 for role, supervisor in self.site.supervisors.items()
             )
         )
@@ -172,7 +163,7 @@ class SiteManager(ReadOperations, ChangeOperations):
         if events:
             self._spawn(self.site.catalogue.record(events))
 
-    def _plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None:
+    def plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None:
         self.site.supervisors[role].hello(hello.pid, passed)
 
     def _plane_started(self, role: Role, adopted: bool) -> None:
@@ -191,16 +182,16 @@ class SiteManager(ReadOperations, ChangeOperations):
             self.site.record("plane.exited", role, "error", f"{role} process {how}; it is started again")
         )
 
-    def _plane_installed(self, role: Role, index: int) -> None:
+    def plane_installed(self) -> None:
         self._releases.look()
 
-    def _plane_stats(self, role: Role, stats: Stats) -> None:
+    def plane_stats(self, role: Role, stats: Stats) -> None:
         now_s = time.monotonic()
         self.site.real_rates[role].add(now_s, stats.reals)
         if role == "export":
             self.site.volume_rates.add(now_s, stats.volumes)
 
-    def _plane_problem(self, role: Role, problem: Problem) -> None:
+    def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem.message:
             return
         self.site.problems[problem.real] = problem.message
@@ -283,9 +274,7 @@ class SiteManager(ReadOperations, ChangeOperations):
                 self.site.problems.pop(str(real.id), None)
                 command = SetRealVolumeState(storage=real.storage, lun=real.lun, state="active")
                 try:
-                    outcome = await self.site.log.propose(
-                        command, who=self.site.me, deadline_ms=PROPOSE_MS
-                    )
+                    outcome = await self.site.log.propose(command, who=self.site.me, deadline_ms=PROPOSE_MS)
                 except LogError:
                     continue
                 if isinstance(outcome, Rejected):
@@ -304,8 +293,15 @@ class SiteManager(ReadOperations, ChangeOperations):
         while True:
             await asyncio.sleep(LOAD_HISTORY_S)
             rows = [
-                (name, io.read_iops, io.write_iops, io.read_bytes_s, io.write_bytes_s,
-                 io.read_latency_us, io.write_latency_us)
+                (
+                    name,
+                    io.read_iops,
+                    io.write_iops,
+                    io.read_bytes_s,
+                    io.write_bytes_s,
+                    io.read_latency_us,
+                    io.write_latency_us,
+                )
                 for name, io in my_reals(self.site).items()
             ]
             await self.site.catalogue.record_load(int(time.time() * 1e3), rows)

@@ -145,7 +145,11 @@ def update(old: PlaneView | None, new: PlaneView, *, index: int, io_timeout_ms: 
         removed_peers=tuple(k for k in base.peers if k not in new.peers),
     )
     changes = (
-        message.volumes, message.removed_volumes, message.backends,
-        message.removed_backends, message.peers, message.removed_peers,
+        message.volumes,
+        message.removed_volumes,
+        message.backends,
+        message.removed_backends,
+        message.peers,
+        message.removed_peers,
     )
     return message if old is None or any(changes) else None

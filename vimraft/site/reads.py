@@ -182,12 +182,18 @@ class ReadOperations:
             ("vimraft_virtual_volumes", "Virtual volumes", len(state.volumes)),
         ):
             Gauge(name, text, registry=registry).set(value)
-        free = Gauge("vimraft_real_free_bytes", "Free space of a real volume", ["real", "site"], registry=registry)
+        free = Gauge(
+            "vimraft_real_free_bytes", "Free space of a real volume", ["real", "site"], registry=registry
+        )
         for real in state.reals.values():
             free.labels(str(real.id), real.site).set(real.free_units * state.settings.unit_bytes)
         rates = {
-            "read_iops": Gauge("vimraft_volume_read_iops", "Reads/s served here", ["volume"], registry=registry),
-            "write_iops": Gauge("vimraft_volume_write_iops", "Writes/s served here", ["volume"], registry=registry),
+            "read_iops": Gauge(
+                "vimraft_volume_read_iops", "Reads/s served here", ["volume"], registry=registry
+            ),
+            "write_iops": Gauge(
+                "vimraft_volume_write_iops", "Writes/s served here", ["volume"], registry=registry
+            ),
         }
         for volume, io in self.site.volume_rates.rates().items():
             for key, gauge in rates.items():
