@@ -1,0 +1,324 @@
+"""Replies of the API as rich renderables: tables, bars, sparklines, one-line notes.
+
+May live here: pure functions from the structs of vimraft.api.schema to renderables. No network, no clock
+(`now_ms` is handed in), no terminal. Nothing is ever cut off here: columns fold instead, so that a
+narrow terminal shows all of it and a pipe gets it on one line.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from vimraft.api.schema import (
+    AsOf,
+    EventReply,
+    HistoryReply,
+    IoRates,
+    RealStatus,
+    SiteStatus,
+    StatusReply,
+    TableReply,
+    VolumeReply,
+    VolumeStatus,
+)
+from vimraft.api.units import format_age, format_bytes, format_count, format_latency
+
+GOOD, WARN, BAD, DIM, HEAD = "green", "yellow", "bold red", "dim", "bold"
+FILL_WARN, FILL_BAD = 0.80, 0.95
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_SPARKS = "▁▂▃▄▅▆▇█"
+MAX_SEGMENTS_SHOWN = 200
+"""Rows of a volume's map in `vol show`; `map show` has them all."""
+
+Justify = Literal["left", "right"]
+
+
+def plain_table(*columns: tuple[str, Justify]) -> Table:
+    """The house table: header, one thin line, no frame; cells fold rather than lose text."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style=HEAD)
+    for header, justify in columns:
+        table.add_column(header, justify=justify, overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: str | Text) -> None:
+    """Names come from people and devices: never read them as markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def as_of_line(as_of: AsOf) -> Text:
+    """Which state of the tables is shown; loud when newer ones may exist (no quorum)."""
+    if as_of.quorum:
+        return Text(f"as of index {as_of.index}", style=DIM)
+    age = f"{as_of.age_seconds:.0f}" if as_of.age_seconds >= 10 else f"{as_of.age_seconds:.1f}"
+    return Text(
+        f"as of index {as_of.index}, {age} seconds old: no quorum, newer changes may exist", style=BAD
+    )
+
+
+def table_reply(reply: TableReply) -> RenderableType:
+    """One of the four tables under its own column names."""
+    numeric = [
+        bool(reply.rows) and all(isinstance(row[i], int) for row in reply.rows)
+        for i in range(len(reply.columns))
+    ]
+    table = plain_table(
+        *((name, "right" if number else "left") for name, number in zip(reply.columns, numeric, strict=True))
+    )
+    for row in reply.rows:
+        add_row(table, *(str(cell) for cell in row))
+    title = Text(reply.title, style="bold cyan")
+    body: RenderableType = table if reply.rows else Text("(no rows)", style=DIM)
+    return Group(title, body, as_of_line(reply.as_of))
+
+
+def bar(fraction: float, width: int, *, alarm: bool = True) -> Text:
+    """A fill bar of `width` characters in eighths. `alarm` colours it as it fills up."""
+    fraction = min(max(fraction, 0.0), 1.0)
+    eighths = round(fraction * width * 8)
+    full, rest = divmod(eighths, 8)
+    filled = "█" * full + (_BLOCKS[rest] if rest else "")
+    style = GOOD
+    if alarm and fraction >= FILL_WARN:
+        style = BAD if fraction >= FILL_BAD else WARN
+    return Text.assemble((filled, style), ("░" * (width - len(filled)), DIM))
+
+
+def sparkline(values: Sequence[float], width: int, style: str | Style = "cyan") -> Text:
+    """The last `width` values, the highest of them full height; an idle line stays at the bottom."""
+    shown = list(values)[-width:] if width > 0 else []
+    top = max(shown, default=0.0)
+    line = "".join(
+        _SPARKS[min(int(value / top * (len(_SPARKS) - 1) + 0.5), len(_SPARKS) - 1)] if top > 0 else _SPARKS[0]
+        for value in shown
+    )
+    return Text(line.rjust(width), style=style)
+
+
+def clock(at_ms: int, *, date: bool) -> str:
+    """Local time of this terminal."""
+    moment = datetime.fromtimestamp(at_ms / 1000).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
+
+
+def health_text(site: SiteStatus) -> Text:
+    if site.role == "down":
+        return Text("✖ down" + (f": {site.problem}" if site.problem else ""), style=BAD)
+    if not site.healthy:
+        return Text(f"▲ {site.problem or 'unhealthy'}", style=WARN)
+    return Text("● ok", style=GOOD)
+
+
+def role_text(site: SiteStatus) -> Text:
+    styles = {"leader": "bold cyan", "follower": "", "down": BAD}
+    return Text(site.role, style=styles[site.role])
+
+
+def state_text(state: str) -> Text:
+    """The state of a real volume or a replica."""
+    if state in ("active", "in_sync"):
+        return Text(state, style=GOOD)
+    return Text(state, style=BAD if state in ("failed", "stale") else WARN)
+
+
+def volume_state(volume: VolumeStatus) -> Text:
+    """The worst replica's state, and read-only."""
+    order = ("failed", "stale", "syncing", "in_sync")
+    states = [replica.state for replica in volume.replicas]
+    worst = next((state for state in order if state in states), states[0] if states else "failed")
+    text = state_text(worst)
+    return text + Text(" ro", style=WARN) if volume.read_only else text
+
+
+def sum_rates(parts: Iterable[IoRates]) -> IoRates:
+    """Rates add up; latencies are weighted by their operations."""
+    rates = list(parts)
+    reads, writes = sum(r.read_iops for r in rates), sum(r.write_iops for r in rates)
+    read_us = sum(r.read_latency_us * r.read_iops for r in rates)
+    write_us = sum(r.write_latency_us * r.write_iops for r in rates)
+    return IoRates(
+        read_iops=reads,
+        write_iops=writes,
+        read_bytes_s=sum(r.read_bytes_s for r in rates),
+        write_bytes_s=sum(r.write_bytes_s for r in rates),
+        read_latency_us=read_us / reads if reads else 0.0,
+        write_latency_us=write_us / writes if writes else 0.0,
+        errors=sum(r.errors for r in rates),
+        in_flight=sum(r.in_flight for r in rates),
+    )
+
+
+def used_fraction(real: RealStatus) -> float:
+    return 1 - real.free_bytes / real.capacity_bytes if real.capacity_bytes > 0 else 1.0
+
+
+def sites_table(sites: Iterable[SiteStatus]) -> Table:
+    table = plain_table(
+        ("site", "left"), ("manager", "left"), ("role", "left"), ("health", "left"), ("lag", "right"),
+        ("seen", "right"), ("NBD address", "left"), ("then looks at", "left"),
+    )  # fmt: skip
+    for site in sites:
+        add_row(
+            table,
+            site.name,
+            site.manager,
+            role_text(site),
+            health_text(site),
+            str(site.lag),
+            format_age(site.last_seen_seconds),
+            site.nbd_address,
+            ", ".join(site.priority) or "-",
+        )
+    return table
+
+
+def reals_table(reals: Iterable[RealStatus]) -> Table:
+    table = plain_table(
+        ("real volume", "left"), ("site", "left"), ("class", "left"), ("used", "left"), ("free", "right"),
+        ("capacity", "right"), ("state", "left"),
+    )  # fmt: skip
+    for real in reals:
+        state = state_text(real.state)
+        if real.reason:
+            state = state + Text(f": {real.reason}", style=BAD)
+        if real.releasing_bytes:
+            state = state + Text(f" ({format_bytes(real.releasing_bytes)} being released)", style=DIM)
+        used = used_fraction(real)
+        add_row(
+            table,
+            real.id,
+            real.site,
+            real.volume_class,
+            bar(used, 10) + Text(f" {used:4.0%}"),
+            format_bytes(real.free_bytes, "down"),
+            format_bytes(real.capacity_bytes, "down"),
+            state,
+        )
+    return table
+
+
+def volumes_table(volumes: Iterable[VolumeStatus]) -> Table:
+    table = plain_table(
+        ("volume", "left"), ("size", "right"), ("class", "left"), ("owner", "left"), ("epoch", "right"),
+        ("state", "left"), ("lies at", "left"), ("r/s", "right"), ("w/s", "right"),
+    )  # fmt: skip
+    for volume in volumes:
+        io = sum_rates(volume.io.values())
+        add_row(
+            table,
+            volume.name,
+            format_bytes(volume.size_bytes),
+            volume.volume_class,
+            volume.owner,
+            str(volume.epoch),
+            volume_state(volume),
+            ", ".join(volume.sites),
+            format_count(io.read_iops),
+            format_count(io.write_iops),
+        )
+    return table
+
+
+def _section(title: str, table: Table, empty: str) -> RenderableType:
+    body: RenderableType = table if table.row_count else Text(empty, style=DIM)
+    return Group(Text(title, style="bold cyan"), body, Text(""))
+
+
+def status_view(status: StatusReply) -> RenderableType:
+    """`vimraft status`: everything on one page."""
+    leader = status.leader or "none"
+    head = Text.assemble(
+        ("cluster ", DIM), (status.cluster_id or "not formed", HEAD), ("  leader ", DIM),
+        (leader, GOOD if status.leader else BAD), ("  answered by ", DIM), status.answered_by,
+        ("  vimraft ", DIM), status.version,
+    )  # fmt: skip
+    return Group(
+        head,
+        Text(""),
+        _section("Sites", sites_table(status.sites), "(no site yet)"),
+        _section("Real volumes", reals_table(status.reals), "(none yet: vimraft real add)"),
+        _section("Virtual volumes", volumes_table(status.volumes), "(none yet: vimraft vol create)"),
+        as_of_line(status.as_of),
+    )
+
+
+def volume_view(reply: VolumeReply, *, verb: str = "") -> RenderableType:
+    """A volume and where it lies. `verb` ('built', 'grown' …) leads the first line."""
+    volume = reply.volume
+    lead = "would be built (nothing was committed)" if reply.planned else verb
+    head = Text.assemble(
+        (volume.name, HEAD),
+        f" {lead}" if lead else "",
+        f": {format_bytes(volume.size_bytes)} of class {volume.volume_class} at {', '.join(volume.sites)}, "
+        f"owner {volume.owner}, epoch {volume.epoch}",
+    )
+    table = plain_table(
+        ("virtual sectors", "left"), ("local name", "left"), ("site", "left"), ("storage", "left"),
+        ("LUN", "right"), ("real sectors", "left"), ("size", "right"),
+    )  # fmt: skip
+    for segment in reply.segments[:MAX_SEGMENTS_SHOWN]:
+        add_row(
+            table,
+            f"{segment.virtual_first}–{segment.virtual_last}",
+            segment.local_name,
+            segment.site,
+            segment.storage,
+            str(segment.lun),
+            f"{segment.real_first}–{segment.real_last}",
+            format_bytes((segment.virtual_last - segment.virtual_first + 1) * 512),
+        )
+    parts: list[RenderableType] = [head, table]
+    hidden = max(len(reply.segments) - MAX_SEGMENTS_SHOWN, 0) + reply.segments_left_out
+    if hidden:
+        parts.append(Text(f"and {hidden} more segments: vimraft map show {volume.name}", style=DIM))
+    return Group(*parts)
+
+
+def severity_mark(event: EventReply) -> Text:
+    marks = {"info": ("·", DIM), "warning": ("▲", WARN), "error": ("✖", BAD)}
+    mark, style = marks[event.severity]
+    return Text(mark, style=style)
+
+
+def event_line(event: EventReply, *, date: bool = True) -> Text:
+    """One line of `vimraft events -f`."""
+    style = {"info": "", "warning": WARN, "error": BAD}[event.severity]
+    return Text.assemble(
+        (clock(event.at_ms, date=date), DIM), " ", severity_mark(event), " ", (event.site, "cyan"), " ",
+        (event.name, DIM), " ", (event.message, style),
+    )  # fmt: skip
+
+
+def history_table(reply: HistoryReply) -> RenderableType:
+    table = plain_table(
+        ("index", "right"), ("when", "left"), ("who", "left"), ("what", "left"), ("name", "left")
+    )
+    for change in reply.changes:
+        add_row(
+            table, str(change.index), clock(change.at_ms, date=True), change.who, change.what, change.name
+        )
+    body: RenderableType = table if reply.changes else Text("(no changes yet)", style=DIM)
+    return Group(body, as_of_line(reply.as_of))
+
+
+def rates_line(io: IoRates) -> Text:
+    """`read 1.2k/s 45 MiB/s 210 µs   write …`"""
+
+    def part(name: str, ops: float, bytes_s: float, latency_us: float) -> list[str | tuple[str, str]]:
+        return [
+            (name, DIM),
+            f" {format_count(ops)}/s {format_bytes(bytes_s)}/s ",
+            (format_latency(latency_us), DIM),
+        ]
+
+    return Text.assemble(
+        *part("read", io.read_iops, io.read_bytes_s, io.read_latency_us),
+        "  ",
+        *part("write", io.write_iops, io.write_bytes_s, io.write_latency_us),
+    )
