@@ -67,9 +67,7 @@ class Catalogue:
         except sqlite3.DatabaseError as error:
             aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
             log.error("catalogue.damaged", path=str(path), set_aside=str(aside), cause=str(error))
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            _set_aside(path, aside)
             db = await cls._connect(path)
         return cls(db, site, keep_events, keep_load_hours)
 
@@ -154,3 +152,9 @@ class Catalogue:
         except CodecError as error:
             log.error("catalogue.tables_unreadable", cause=str(error))
             return None
+
+
+def _set_aside(path: Path, aside: Path) -> None:
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

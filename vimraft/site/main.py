@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -189,7 +190,8 @@ async def _serve(config: Config) -> int:
     await manager.start()
     serving = asyncio.create_task(server.serve(sockets=[api_socket]))
     log.info("manager.started", manager=config.manager, api=config.api_url, pid=os.getpid())
-    await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
+    waiting: set[asyncio.Future[Any]] = {stop, serving}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     number = stop.result() if stop.done() else signal.SIGTERM
     log.info("manager.stopping", signal=number.name)
     server.should_exit = True

@@ -123,7 +123,7 @@ def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView]
         if known is not None:
             volumes[name] = known
     peers = {
-        m.name: PeerSpec(manager=m.name, nbd_address=m.nbd_address, peer_address=m.peer_address)
+        str(m.name): PeerSpec(manager=m.name, nbd_address=m.nbd_address, peer_address=m.peer_address)
         for m in state.managers.values()
         if m.name != manager
     }

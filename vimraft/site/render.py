@@ -99,7 +99,7 @@ def reply_of(
 
 def volume_io(state: State, health: Health, name: str) -> dict[str, IoRates]:
     """Per site that serves clients of this volume now."""
-    result = {}
+    result: dict[str, IoRates] = {}
     for manager in state.managers:
         latest = health.latest(manager)
         if latest is None or not health.is_up(manager):

@@ -67,7 +67,7 @@ class Supervisor:
         self._sockets: list[socket.socket] = []
         self._child: subprocess.Popen[bytes] | None = None
         self._said_hello = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -91,7 +91,7 @@ class Supervisor:
 
     async def stop(self, quit_process: Callable[[], None]) -> None:
         """Clean shutdown: let it finish and flush, then insist."""
-        self._stopping = True
+        self._stopping.set()
         pid = self.pid
         if pid is not None:
             quit_process()
@@ -111,7 +111,7 @@ class Supervisor:
 
     async def leave(self) -> None:
         """Stop watching but let the process serve on: the next manager adopts it."""
-        self._stopping = True
+        self._stopping.set()
         await self._end()
 
     async def _end(self) -> None:
@@ -138,7 +138,7 @@ class Supervisor:
 
     async def _run(self, adopted: bool) -> None:
         backoff_s = self._backoff_s
-        while not self._stopping:
+        while not self._stopping.is_set():
             started = time.monotonic()
             if not adopted:
                 self._said_hello.clear()
@@ -151,7 +151,7 @@ class Supervisor:
             how = await self._wait_exit(self.pid)
             self.pid, adopted = None, False
             self._gone.set()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             self._on_exit(self.role, how)
             if time.monotonic() - started > STABLE_S:

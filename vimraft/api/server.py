@@ -1,0 +1,287 @@
+"""The HTTP API: paths, authentication and error bodies. What an operation does is the service's business.
+
+May live here: Litestar handlers (one line each), the token guard and the error handlers. Litestar speaks
+msgspec natively, so the structs of vimraft.api.schema are the bodies and the OpenAPI schemas at once.
+"""
+
+import hmac
+from typing import Annotated, Any, cast
+
+from litestar import Litestar, Request, Response, delete, get, post, put
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State as AppState
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.handlers.base import BaseRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import Parameter
+from litestar.response import Response as PlainResponse
+
+from vimraft import __version__
+from vimraft.api.advice import from_exception
+from vimraft.api.errors import PassedOn
+from vimraft.api.schema import (
+    AddRealRequest,
+    BuildRequest,
+    DoneReply,
+    ErrorReply,
+    EventsReply,
+    GrowRequest,
+    Heartbeat,
+    HistoryReply,
+    JobReply,
+    JoinReply,
+    JoinRequest,
+    MapReply,
+    PriorityRequest,
+    SetRealRequest,
+    SettingRequest,
+    StatusReply,
+    StorageRequest,
+    TableReply,
+    UriReply,
+    VolumeReply,
+)
+from vimraft.api.service import Service
+
+MAX_BODY_BYTES = 1 << 20
+MAX_PAGE = 10_000
+MAX_REQUEST_ID_CHARS = 64
+
+AnyRequest = Request[Any, Any, AppState]
+
+
+class Caller:
+    """Who asks, for history and events, and under which request id."""
+
+    __slots__ = ("request_id", "who")
+
+    def __init__(self, who: str, request_id: str | None) -> None:
+        self.who = who
+        self.request_id = request_id
+
+
+def provide_service(request: AnyRequest) -> Service:
+    return cast(Service, request.app.state["service"])
+
+
+def provide_caller(request: AnyRequest) -> Caller:
+    who = request.headers.get("X-Vimraft-User", "")[:64]
+    host = request.client.host if request.client else "?"
+    request_id = request.headers.get("X-Request-Id")
+    if request_id is not None and (
+        not 0 < len(request_id) <= MAX_REQUEST_ID_CHARS or not request_id.isprintable()
+    ):
+        raise HTTPException(
+            status_code=400, detail=f"X-Request-Id must be 1 to {MAX_REQUEST_ID_CHARS} printable characters"
+        )
+    return Caller(f"{who}@{host}" if who.isprintable() and who else host, request_id)
+
+
+def require_token(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    service = cast(Service, connection.app.state["service"])
+    shown = connection.headers.get("Authorization", "")
+    if not hmac.compare_digest(shown.encode(), f"Bearer {service.token}".encode()):
+        raise HTTPException(status_code=401, detail="token")
+
+
+@get("/v1/health", summary="This manager runs")
+async def health() -> dict[str, str]:
+    return {"version": __version__}
+
+
+@get("/v1/status", guards=[require_token])
+async def status(service: Service) -> StatusReply:
+    return await service.status()
+
+
+@get("/v1/tables/{which:str}", guards=[require_token])
+async def table(
+    service: Service,
+    which: str,
+    name: str | None = None,
+    offset: Annotated[int, Parameter(ge=0)] = 0,
+    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+) -> TableReply:
+    return await service.table(which, name=name, offset=offset, limit=limit)
+
+
+@get("/v1/volumes/{name:str}", guards=[require_token])
+async def volume(service: Service, name: str) -> VolumeReply:
+    return await service.volume(name)
+
+
+@get("/v1/volumes/{name:str}/map", guards=[require_token])
+async def volume_map(service: Service, name: str) -> MapReply:
+    return await service.volume_map(name)
+
+
+@get("/v1/volumes/{name:str}/uri", guards=[require_token])
+async def volume_uri(service: Service, name: str, site: str | None = None) -> UriReply:
+    return await service.volume_uri(name, site)
+
+
+@post("/v1/volumes", guards=[require_token])
+async def build(service: Service, caller: Caller, data: BuildRequest) -> VolumeReply:
+    return await service.build(data, who=caller.who, request_id=caller.request_id)
+
+
+@post("/v1/volumes/{name:str}/grow", guards=[require_token], status_code=200)
+async def grow(service: Service, caller: Caller, name: str, data: GrowRequest) -> VolumeReply:
+    return await service.grow(name, data, who=caller.who, request_id=caller.request_id)
+
+
+@delete("/v1/volumes/{name:str}", guards=[require_token], status_code=200)
+async def delete_volume(service: Service, caller: Caller, name: str) -> VolumeReply:
+    return await service.delete(name, who=caller.who, request_id=caller.request_id)
+
+
+@put("/v1/storages", guards=[require_token])
+async def set_storage(service: Service, caller: Caller, data: StorageRequest) -> DoneReply:
+    return await service.set_storage(data, who=caller.who, request_id=caller.request_id)
+
+
+@delete("/v1/storages/{address:str}", guards=[require_token], status_code=200)
+async def remove_storage(service: Service, caller: Caller, address: str) -> DoneReply:
+    return await service.remove_storage(address, who=caller.who, request_id=caller.request_id)
+
+
+@post("/v1/reals", guards=[require_token], status_code=202)
+async def add_real(service: Service, caller: Caller, data: AddRealRequest) -> JobReply:
+    return await service.add_real(data, who=caller.who)
+
+
+@put("/v1/reals/{storage:str}/{lun:int}", guards=[require_token])
+async def set_real(
+    service: Service, caller: Caller, storage: str, lun: int, data: SetRealRequest
+) -> DoneReply:
+    return await service.set_real(storage, lun, data, who=caller.who, request_id=caller.request_id)
+
+
+@delete("/v1/reals/{storage:str}/{lun:int}", guards=[require_token], status_code=200)
+async def remove_real(service: Service, caller: Caller, storage: str, lun: int) -> DoneReply:
+    return await service.remove_real(storage, lun, who=caller.who, request_id=caller.request_id)
+
+
+@get("/v1/jobs/{job_id:str}", guards=[require_token])
+async def job(service: Service, job_id: str) -> JobReply:
+    return await service.job(job_id)
+
+
+@put("/v1/sites/{name:str}/priority", guards=[require_token])
+async def set_priority(service: Service, caller: Caller, name: str, data: PriorityRequest) -> DoneReply:
+    return await service.set_priority(name, data, who=caller.who, request_id=caller.request_id)
+
+
+@put("/v1/settings/{name:str}", guards=[require_token])
+async def set_setting(service: Service, caller: Caller, name: str, data: SettingRequest) -> DoneReply:
+    return await service.set_setting(name, data, who=caller.who, request_id=caller.request_id)
+
+
+@get("/v1/events", guards=[require_token])
+async def events(
+    service: Service,
+    after: Annotated[int, Parameter(ge=-1)] = -1,
+    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100,
+) -> EventsReply:
+    """Events with an id above `after`, oldest first; `after=-1`: the newest `limit`."""
+    return await service.events(after=after, limit=limit)
+
+
+@get("/v1/history", guards=[require_token])
+async def history(
+    service: Service, limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100
+) -> HistoryReply:
+    return await service.history(limit=limit)
+
+
+@post("/v1/members", guards=[require_token], status_code=200)
+async def join(service: Service, caller: Caller, data: JoinRequest) -> JoinReply:
+    return await service.join(data, who=caller.who)
+
+
+@delete("/v1/members/{name:str}", guards=[require_token], status_code=200)
+async def remove_manager(service: Service, caller: Caller, name: str) -> DoneReply:
+    return await service.remove_manager(name, who=caller.who, request_id=caller.request_id)
+
+
+@post("/v1/internal/heartbeat", guards=[require_token], status_code=204)
+async def heartbeat(service: Service, data: Heartbeat) -> None:
+    await service.heartbeat(data)
+
+
+@get("/v1/metrics", guards=[require_token], media_type="text/plain")
+async def metrics(service: Service) -> bytes:
+    return service.metrics()
+
+
+def _on_http_exception(_: AnyRequest, error: HTTPException) -> Response[ErrorReply]:
+    if error.status_code == 401:
+        reply = ErrorReply(
+            code="token",
+            message="the API token is missing or wrong",
+            remedy="send 'Authorization: Bearer TOKEN' with the content of the cluster's token file",
+        )
+    elif error.status_code in (404, 405):
+        reply = ErrorReply(code="usage", message="no such API path or method", remedy="see /v1/openapi.json")
+    else:
+        extra = error.extra if isinstance(error.extra, list) else []
+        details = [
+            f"{item.get('key', '')}: {item.get('message', '')}" for item in extra if isinstance(item, dict)
+        ]
+        reply = ErrorReply(
+            code="usage", message="; ".join(details) or error.detail, remedy="see /v1/openapi.json"
+        )
+    return PlainResponse(reply, status_code=error.status_code)
+
+
+def _on_exception(_: AnyRequest, error: Exception) -> Response[ErrorReply]:
+    if isinstance(error, PassedOn):
+        return PlainResponse(error.reply, status_code=error.status)
+    advice = from_exception(error)
+    return PlainResponse(advice.reply, status_code=advice.status)
+
+
+def make_app(service: Service) -> Litestar:
+    return Litestar(
+        route_handlers=[
+            health,
+            status,
+            table,
+            volume,
+            volume_map,
+            volume_uri,
+            build,
+            grow,
+            delete_volume,
+            set_storage,
+            remove_storage,
+            add_real,
+            set_real,
+            remove_real,
+            job,
+            set_priority,
+            set_setting,
+            events,
+            history,
+            join,
+            remove_manager,
+            heartbeat,
+            metrics,
+        ],
+        dependencies={
+            "service": Provide(provide_service, sync_to_thread=False),
+            "caller": Provide(provide_caller, sync_to_thread=False),
+        },
+        state=AppState({"service": service}),
+        exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
+        openapi_config=OpenAPIConfig(
+            title="vimraft",
+            version=__version__,
+            path="/v1",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        ),
+        request_max_body_size=MAX_BODY_BYTES,
+        signature_types=[Service, Caller],
+    )
