@@ -107,17 +107,23 @@ def _backends(state: State, manager: str) -> dict[str, BackendSpec]:
     }
 
 
+def _placement(state: State) -> dict[RealId, SiteName]:
+    """What a volume's view depends on besides the volume: where each real volume is."""
+    return {key: real.site for key, real in state.reals.items()}
+
+
 def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView] | None) -> PlaneView:
-    """The view of one process. With the view of an earlier state, unchanged volumes are not redone."""
+    """The view of one process. With the view of an earlier state, unchanged volumes are not redone:
+    building one volume must not cost a pass over the segments of all others."""
+    reusable: PlaneView | None = None
     if before is not None:
         old_state, old = before
-        placement_same = old_state.reals is state.reals and old_state.sites is state.sites
-        if placement_same and old_state.volumes is state.volumes and old_state.managers is state.managers:
-            return old
+        if old_state.sites is state.sites and _placement(old_state) == _placement(state):
+            reusable = old
     volumes: dict[str, VolumeMap] = {}
     for name, volume in state.volumes.items():
-        if before is not None and placement_same and old_state.volumes.get(name) is volume:
-            known = old.volumes.get(name)
+        if reusable is not None and before is not None and before[0].volumes.get(name) is volume:
+            known = reusable.volumes.get(name)
         else:
             known = volume_map(state, manager, role, volume)
         if known is not None:
