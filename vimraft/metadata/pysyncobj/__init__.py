@@ -2,7 +2,8 @@
 
 May live here: everything that knows PySyncObj. One subject a file: `config` (options), `errors`,
 `files` (durable writes), `members` (who votes, across restarts), `snapshot` (the tables on disk and
-on the wire), `recovery` (what a restart finds), `node` (the Raft node), `ticker` (its thread),
+on the wire), `recovery` (what a restart finds), `matching` (what a follower
+keeps), `node` (the Raft node), `ticker` (its thread),
 `log` (the port). A hardened journal and a transport with TLS are further files beside these.
 
 Kept now: after `kill -9` of any or all processes, every acknowledged command is there again; a
@@ -11,8 +12,9 @@ membership change at a time; a retried command applies once; a node without cont
 
 Not kept yet: after *power loss* the tail of the journal may be gone, since PySyncObj writes it
 through mmap without fsync (snapshots and member lists are synced); journal records carry no
-checksum; a follower that lags can be made to cut entries it had (log matching); peers are not
-authenticated and messages are pickles, so the Raft port must be reachable by members only.
+checksum, and a full disk under the journal kills the process (SIGBUS); acknowledgements carry no
+term and there is no pre-vote; peers are not authenticated and messages are pickles, so the Raft port
+must be reachable by members only.
 """
 
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig

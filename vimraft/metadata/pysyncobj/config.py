@@ -1,0 +1,111 @@
+"""Options of the Raft node, and what they become in PySyncObj.
+
+May live here: options, bounds and the reasons for the values. The settings that follow from
+PySyncObj's behaviour (batching, waiting for a leader, bind address) are decided here and nowhere else.
+"""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+from pysyncobj import SyncObjConf
+
+from vimraft.metadata.pysyncobj.errors import Misconfigured
+
+TICK_S: Final = 0.02
+"""Longest sleep of the node's thread. Messages and commands wake it at once; this bounds how late
+timers (heartbeat, election) may fire."""
+FALLBACK_ELECTIONS: Final = 2
+"""A leader without a majority for this many longest election timeouts steps down."""
+CONNECTION_RETRY_S: Final = 0.2
+SNAPSHOT_CHUNK_BYTES: Final = 256 << 10
+MAX_COMMAND_BYTES: Final = 32 << 10
+"""PySyncObj sends larger entries on a path of their own that mishandles some sizes (multiples of its
+batch size); commands are held well below the batch size, so that the path is never taken."""
+BATCH_BYTES: Final = 64 << 10
+COMMAND_QUEUE: Final = 16_384
+"""Must stay below 65,536: one byte each waits in a pipe that PySyncObj writes without blocking."""
+
+
+class PySyncObjConfig(Struct, frozen=True, kw_only=True):
+    self_address: str
+    """host:port that other members reach this node at; it listens there and nowhere else."""
+    members: tuple[str, ...] = ()
+    """First start only; afterwards the node remembers. With `self_address` among them (or alone):
+    these form the cluster together. Without: this node joins them, after `add_member` there."""
+    data_dir: Path
+    """Files go to `data_dir`/raft."""
+    election_min_ms: int = 400
+    election_max_ms: int = 900
+    heartbeat_ms: int = 100
+    compaction_entries: int = 20_000
+
+    @property
+    def raft_dir(self) -> Path:
+        return self.data_dir / "raft"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.raft_dir / "journal"
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self.raft_dir / "snapshot"
+
+    @property
+    def members_path(self) -> Path:
+        return self.raft_dir / "members.json"
+
+    @property
+    def fallback_ms(self) -> int:
+        return FALLBACK_ELECTIONS * self.election_max_ms
+
+    @property
+    def connection_timeout_ms(self) -> int:
+        """Silence after which a link is dead. Longer than any pause that elections tolerate."""
+        return max(3_500, 2 * self.fallback_ms)
+
+    def check(self) -> None:
+        """Raises Misconfigured."""
+        if not 0 < 3 * self.heartbeat_ms < self.election_min_ms < self.election_max_ms:
+            raise Misconfigured(
+                f"raft timings: heartbeat_ms {self.heartbeat_ms} must be less than a third of "
+                f"election_min_ms {self.election_min_ms}, which must be less than election_max_ms "
+                f"{self.election_max_ms}"
+            )
+        if self.compaction_entries < 10:
+            raise Misconfigured(f"compaction_entries {self.compaction_entries}: at least 10")
+
+    def to_pysyncobj(self) -> SyncObjConf:
+        return SyncObjConf(
+            autoTick=False,  # the stock thread ends when the thread that made the node ends
+            appendEntriesUseBatch=False,  # 0.4 ms a commit instead of a heartbeat period
+            commandsWaitLeader=False,  # a clear "no leader" instead of a wait without bound
+            dynamicMembershipChange=True,
+            bindAddress=self.self_address,  # the default listens on every interface
+            maxBindRetries=1,
+            raftMinTimeout=self.election_min_ms / 1000,
+            raftMaxTimeout=self.election_max_ms / 1000,
+            appendEntriesPeriod=self.heartbeat_ms / 1000,
+            leaderFallbackTimeout=self.fallback_ms / 1000,
+            connectionTimeout=self.connection_timeout_ms / 1000,
+            connectionRetryTime=CONNECTION_RETRY_S,
+            appendEntriesBatchSizeBytes=BATCH_BYTES,
+            logCompactionBatchSize=SNAPSHOT_CHUNK_BYTES,
+            commandsQueueSize=COMMAND_QUEUE,
+            # The node decides itself when to compact (forceLogCompaction), so never by these two:
+            logCompactionMinEntries=sys.maxsize,
+            logCompactionMinTime=sys.maxsize,
+            useFork=False,
+            journalFile=str(self.journal_path),
+            fullDumpFile=str(self.snapshot_path),
+            # Present so that PySyncObj pickles no live object; the node replaces the serializer that
+            # would call them (see snapshot.py).
+            serializer=_replaced,
+            deserializer=_replaced,
+        )
+
+
+def _replaced(*_: object) -> None:
+    raise AssertionError("the stock serializer must have been replaced by SnapshotExchange")

@@ -1,0 +1,19 @@
+"""Why the log of this node cannot be opened. Each message names the thing, the cause and the remedy."""
+
+from vimraft.metadata.port import LogError
+
+
+class Misconfigured(LogError):
+    """The options contradict each other; nothing has been touched."""
+
+
+class AddressInUse(LogError):
+    """The Raft address cannot be listened on."""
+
+
+class DirectoryInUse(LogError):
+    """Another process has this data directory open."""
+
+
+class CorruptData(LogError):
+    """A file of the log cannot be trusted. Starting anyway could lose acknowledged changes."""
