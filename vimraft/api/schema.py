@@ -12,7 +12,8 @@ from vimraft.core.tables import MapChange, Replica, Settings
 
 
 class ErrorReply(Struct, frozen=True):
-    """`code` is stable: rejected, not_found, usage, unavailable, unknown_outcome, conflict, local."""
+    """`code` is stable: rejected, not_found, usage, token, unavailable, unknown_outcome, conflict, local,
+    internal."""
 
     code: str
     message: str
@@ -124,6 +125,13 @@ class StatusReply(Struct, frozen=True):
     volumes: tuple[VolumeStatus, ...]
     settings: Settings
     version: str
+    storages: tuple["StorageStatus", ...] = ()
+
+
+class StorageStatus(Struct, frozen=True):
+    address: str
+    site: str
+    uri: str
 
 
 class BuildRequest(Struct, frozen=True, forbid_unknown_fields=True):
