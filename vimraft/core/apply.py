@@ -22,7 +22,7 @@ from vimraft.core.change import Change
 from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
 from vimraft.core.ids import ClientId
 from vimraft.core.nesting import nesting_exceeds
-from vimraft.core.reasons import Malformed, NotFormed, Outdated, Reason
+from vimraft.core.reasons import Invalid, Malformed, NotFormed, Outdated, Reason
 from vimraft.core.tables import ClientResult, MapChange, RealVolume, State, Volume
 
 MAX_REQUEST_BYTES = 1 << 20
@@ -31,7 +31,8 @@ MAX_NESTING = 32
 """Containers inside containers in a request; commands need 4."""
 MAX_CLIENTS = 4_096
 """Clients remembered. Over it, the eighth with the oldest results is forgotten."""
-MAX_CLIENT_CHARS = 128
+MAX_CLIENT_CHARS = 400
+"""An address, an incarnation and a counter, or a caller's request id."""
 MAX_OUTCOME_SEGMENTS = 1_024
 """An outcome carries no volume (and no real volume) with more segments (free runs) than this: it would
 stay in every snapshot. Whoever wants it reads the tables at the outcome's index."""
@@ -105,10 +106,12 @@ def _decode(data: bytes) -> Request | Malformed:
 
 
 def _client_problem(request: Request, known: ClientResult | None) -> Reason | None:
-    problem = checks.text_invalid("client", request.client, MAX_CLIENT_CHARS)
-    if problem is None and known is not None and request.sequence < known.sequence:
+    if not 0 < len(request.client) <= MAX_CLIENT_CHARS or not request.client.isprintable():
+        problem = f"is not 1 to {MAX_CLIENT_CHARS} printable characters"
+        return Invalid("client", checks.shown(request.client), problem)
+    if known is not None and request.sequence < known.sequence:
         return Outdated("client", checks.shown(request.client))
-    return problem
+    return None
 
 
 def _decide(state: State, command: Command, at_ms: int) -> Change | Reason:
