@@ -12,7 +12,7 @@ from typing import assert_never
 
 import msgspec
 
-from vimraft.api.advice_caller import from_caller_error, from_config, from_status, from_usage
+from vimraft.api.advice_caller import from_caller_error, from_status, from_usage
 from vimraft.api.advice_codes import (
     EXIT_CODES,
     NOTHING_LOST,
@@ -25,7 +25,7 @@ from vimraft.api.advice_codes import (
     unknown_outcome,
 )
 from vimraft.api.caller_errors import CallerError
-from vimraft.api.errors import DeviceProblem, ManagerUnreachable, Refused
+from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refused
 from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
@@ -50,7 +50,6 @@ __all__ = [
     "exit_code_lines",
     "exit_code_of",
     "from_caller_error",
-    "from_config",
     "from_exception",
     "from_log_error",
     "from_reason",
@@ -224,6 +223,8 @@ def from_exception(error: BaseException) -> Advice:
     match error:
         case Refused():
             return from_reason(error.reason)
+        case PassedOn():
+            return Advice(error.status, exit_code_of(error.reply.code), error.reply)
         case LogError():
             return from_log_error(error)
         case BackendError():

@@ -10,11 +10,6 @@ from vimraft.api.advice_codes import STATUS, Advice, exit_code_of, listed, make_
 from vimraft.api.units import format_age
 
 
-def from_config(problem: str) -> Advice:
-    """For a message of `vimraft.site.config.ConfigError`: it names file, key, cause and remedy itself."""
-    return make_advice("usage", problem, "deploy/site.example.toml explains every key")
-
-
 def from_usage(problem: str, remedy: str) -> Advice:
     return make_advice("usage", problem, remedy)
 
@@ -104,6 +99,9 @@ def _from_operator_error(error: caller.CallerError) -> Advice:
             return make_advice(
                 "usage", f"{error.name} {error.value!r} is wrong", f"expected {error.expected}"
             )
+        case caller.CannotStart():
+            remedy = "deploy/site.example.toml explains every key" if error.code == "usage" else ""
+            return make_advice(error.code, error.message, remedy)
         case caller.NotConfirmed():
             return make_advice("usage", f"{error.what} needs a confirmation", "add --yes if you are sure")
         case _:

@@ -93,6 +93,15 @@ class NotConfirmed(CallerError):
         self.what = what
 
 
+class CannotStart(CallerError):
+    """A site manager refuses to start; its message names thing, cause and remedy itself."""
+
+    def __init__(self, code: Literal["usage", "local"], message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
 class JobFailed(CallerError):
     def __init__(self, what: str, reply: ErrorReply | None) -> None:
         super().__init__(what)

@@ -28,7 +28,8 @@ from vimraft.console.top_view import TopData, View, handle_key, screen
 REFRESH_S: Final = 1.0
 MAX_EVENTS: Final = 200
 MAX_RATES: Final = 120
-STOP_WAIT_S: Final = 5.0
+STOP_WAIT_S: Final = 0.5
+"""Leaving never waits for a manager that does not answer."""
 
 
 class Source(Protocol):
@@ -62,9 +63,11 @@ class Fetcher:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """False: the thread still waits for an answer (it is a daemon and ends with the process)."""
         self._stop.set()
         self._thread.join(STOP_WAIT_S)
+        return not self._thread.is_alive()
 
     def data(self) -> TopData:
         with self._lock:
@@ -183,16 +186,18 @@ def run_top(source: Source, console: Console, explain: Callable[[Exception], str
             return  # the loop is being woken already
 
     fetcher = Fetcher(source, explain, wake)
+    stopped = True
     try:
         with _signals(write_fd), _keys_unbuffered(sys.stdin.fileno()):
             fetcher.start()
             try:
                 _loop(fetcher, console, sys.stdin.fileno(), read_fd)
             finally:
-                fetcher.stop()
+                stopped = fetcher.stop()
     finally:
-        os.close(read_fd)
-        os.close(write_fd)
+        if stopped:  # else the thread may still write there, and the numbers must not be used again
+            os.close(read_fd)
+            os.close(write_fd)
 
 
 def _loop(fetcher: Fetcher, console: Console, keys_fd: int, wake_fd: int) -> None:

@@ -24,6 +24,8 @@ MIN_WIDTH, MIN_HEIGHT = 40, 10
 WIDE = 110
 """From this width on there is room for process ids, sites and separate byte rates."""
 MAX_FILTER_CHARS = 40
+STALE_S = 4.0
+"""An answer this old is old news, even while the next one is still being waited for."""
 MIN_ROWS = 2
 """Rows that every panel keeps when the screen is short."""
 
@@ -356,7 +358,7 @@ def _header(data: TopData, width: int) -> list[Text]:
         (status.leader or "none", GOOD if status.leader else BAD), "  ",
     )  # fmt: skip
     age_s = data.age_s + status.as_of.age_seconds
-    if data.problem:
+    if data.problem or data.age_s > STALE_S:
         first.append(f"as of index {status.as_of.index}, {format_age(age_s)} ago", style=BAD)
     elif not status.as_of.quorum:
         first.append(f"as of index {status.as_of.index}, {format_age(age_s)} old: no quorum", style=BAD)

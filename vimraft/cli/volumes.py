@@ -1,0 +1,191 @@
+"""`vimraft vol …` and `vimraft map …`: virtual volumes and their mapping.
+
+May live here: the commands on virtual volumes; each asks the API and renders the reply.
+"""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vimraft.api.caller_errors import NotYetEverywhere
+from vimraft.api.client import TABLE_NAMES, Client
+from vimraft.api.schema import BuildRequest, MapReply, VolumeReply
+from vimraft.api.units import format_bytes, parse_size
+from vimraft.cli.options import (
+    Output,
+    SiteOption,
+    SitesOption,
+    VolumeArgument,
+    Yes,
+    complete_class,
+    complete_volume,
+    confirm,
+    options,
+    split_names,
+)
+from vimraft.cli.output import Format
+from vimraft.console import render
+
+WAIT_LIMIT_S = 60.0
+WAIT_STEP_S = 0.2
+
+vol = typer.Typer(no_args_is_help=True, help="Virtual volumes: build, list, show, grow, delete.")
+maps = typer.Typer(no_args_is_help=True, help="The mapping between virtual and real volumes.")
+
+Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="64M, 1.5G, 1TiB or plain bytes")]
+
+
+def wait_for(client: Client, index: int, what: str) -> None:
+    """Until every healthy site has applied command `index`. Raises NotYetEverywhere."""
+    started_s = time.monotonic()
+    while True:
+        status = client.status()
+        newest = status.as_of.index
+        behind = [s.name for s in status.sites if s.role != "down" and newest - s.lag < index]
+        if newest >= index and not behind:
+            return
+        waited_s = time.monotonic() - started_s
+        if waited_s > WAIT_LIMIT_S:
+            raise NotYetEverywhere(what, behind or [status.answered_by], waited_s)
+        time.sleep(WAIT_STEP_S)
+
+
+def _show(ctx: typer.Context, reply: VolumeReply, verb: str) -> None:
+    options(ctx).data(reply, lambda: render.volume_view(reply, verb=verb))
+
+
+@vol.command("create")
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="common name: letters, digits, '.', '_', '-'")],
+    size: Size,
+    volume_class: Annotated[
+        str,
+        typer.Option(
+            "--class", metavar="CLASS", help="class of the real volumes", autocompletion=complete_class
+        ),
+    ],
+    site: SitesOption = None,
+    copies: Annotated[int, typer.Option(min=1, help="full copies (this release: 1)")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="show what would be built, build nothing")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="until every healthy site has the new map")] = False,
+    _output: Output = Format.TABLE,
+) -> None:
+    """Build a volume from conditions: all of it or nothing."""
+    request = BuildRequest(
+        name=name,
+        size_bytes=parse_size(size),
+        volume_class=volume_class,
+        sites=split_names(site, "--site"),
+        copies=copies,
+        plan=plan,
+    )
+    client = options(ctx).client()
+    reply = client.build_volume(request)
+    if wait and not reply.planned:
+        wait_for(client, reply.index, f"volume {name}")
+    _show(ctx, reply, "built")
+
+
+@vol.command("ls")
+def list_volumes(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
+    """List the virtual volumes."""
+    status = options(ctx).client().status()
+
+    def table() -> RenderableType:
+        if not status.volumes:
+            return Group(Text("no virtual volume yet: vimraft vol create"), render.as_of_line(status.as_of))
+        return Group(render.volumes_table(status.volumes), render.as_of_line(status.as_of))
+
+    options(ctx).data(status.volumes, table)
+
+
+@vol.command("show")
+def show(ctx: typer.Context, name: VolumeArgument, _output: Output = Format.TABLE) -> None:
+    """Show one volume and where it lies."""
+    _show(ctx, options(ctx).client().volume(name), "")
+
+
+@vol.command("grow")
+def grow(
+    ctx: typer.Context,
+    name: VolumeArgument,
+    size: Size,
+    wait: Annotated[bool, typer.Option("--wait", help="until every healthy site has the new map")] = False,
+    _output: Output = Format.TABLE,
+) -> None:
+    """Make a volume larger. Hosts see the new size at their next attachment."""
+    client = options(ctx).client()
+    reply = client.grow_volume(name, parse_size(size))
+    if wait:
+        wait_for(client, reply.index, f"the new size of {name}")
+    _show(ctx, reply, "grown")
+
+
+@vol.command("rm")
+def remove(
+    ctx: typer.Context,
+    name: VolumeArgument,
+    yes: Yes = False,
+    wait: Annotated[bool, typer.Option("--wait", help="until no healthy site serves it")] = False,
+    _output: Output = Format.TABLE,
+) -> None:
+    """Delete a volume and all data on it."""
+    confirm(ctx, yes, f"deleting volume {name} with all data on it")
+    client = options(ctx).client()
+    reply = client.delete_volume(name)
+    if wait:
+        wait_for(client, reply.index, f"the deletion of {name}")
+    opts = options(ctx)
+    opts.data(reply, lambda: Text(f"{name} deleted ({format_bytes(reply.volume.size_bytes)} given back)"))
+
+
+@vol.command("uri")
+def uri(
+    ctx: typer.Context, name: VolumeArgument, site: SiteOption = None, _output: Output = Format.TABLE
+) -> None:
+    """Print the volume's NBD URI and nothing else."""
+    opts = options(ctx)
+    reply = opts.client().volume_uri(name, site)
+    if opts.format is Format.TABLE:
+        opts.raw(reply.uri)
+    else:
+        opts.data(reply, lambda: Text(reply.uri))
+
+
+@maps.command("show")
+def map_show(ctx: typer.Context, name: VolumeArgument, _output: Output = Format.TABLE) -> None:
+    """Show which real sectors hold which virtual sectors of a volume."""
+    reply = options(ctx).client().volume_map(name)
+    options(ctx).data(reply, lambda: _map_view(reply))
+
+
+def _map_view(reply: MapReply) -> RenderableType:
+    head = Text.assemble(
+        (reply.name, "bold"), f": {format_bytes(reply.size_bytes)}, owner {reply.owner}, epoch {reply.epoch}"
+    )
+    return Group(head, render.table_reply(reply.table))
+
+
+@maps.command("tables")
+def tables(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="only rows of this volume", autocompletion=complete_volume)
+    ] = None,
+    _output: Output = Format.TABLE,
+) -> None:
+    """Show the four replicated tables, as this manager holds them (also without a quorum)."""
+    opts = options(ctx)
+    replies = {which: opts.client().whole_table(which, name=name) for which in TABLE_NAMES}
+
+    def view() -> RenderableType:
+        parts: list[RenderableType] = []
+        for reply in replies.values():
+            parts += [render.table_reply(reply), Text("")]
+        return Group(*parts[:-1])
+
+    opts.data(replies, view)
