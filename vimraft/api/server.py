@@ -7,6 +7,7 @@ msgspec natively, so the structs of vimraft.api.schema are the bodies and the Op
 import hmac
 from typing import Annotated, Any, cast
 
+import structlog
 from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State as AppState
@@ -15,7 +16,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Parameter
+from litestar.params import Dependency, Parameter
 from litestar.response import Response as PlainResponse
 
 from vimraft import __version__
@@ -45,6 +46,8 @@ from vimraft.api.schema import (
 )
 from vimraft.api.service import Service
 
+log = structlog.get_logger(__name__)
+
 MAX_BODY_BYTES = 1 << 20
 MAX_PAGE = 10_000
 MAX_REQUEST_ID_CHARS = 64
@@ -60,6 +63,10 @@ class Caller:
     def __init__(self, who: str, request_id: str | None) -> None:
         self.who = who
         self.request_id = request_id
+
+
+Manager = Annotated[Service, Dependency(skip_validation=True)]
+From = Annotated[Caller, Dependency(skip_validation=True)]
 
 
 def provide_service(request: AnyRequest) -> Service:
@@ -92,13 +99,13 @@ async def health() -> dict[str, str]:
 
 
 @get("/v1/status", guards=[require_token])
-async def status(service: Service) -> StatusReply:
+async def status(service: Manager) -> StatusReply:
     return await service.status()
 
 
 @get("/v1/tables/{which:str}", guards=[require_token])
 async def table(
-    service: Service,
+    service: Manager,
     which: str,
     name: str | None = None,
     offset: Annotated[int, Parameter(ge=0)] = 0,
@@ -108,80 +115,78 @@ async def table(
 
 
 @get("/v1/volumes/{name:str}", guards=[require_token])
-async def volume(service: Service, name: str) -> VolumeReply:
+async def volume(service: Manager, name: str) -> VolumeReply:
     return await service.volume(name)
 
 
 @get("/v1/volumes/{name:str}/map", guards=[require_token])
-async def volume_map(service: Service, name: str) -> MapReply:
+async def volume_map(service: Manager, name: str) -> MapReply:
     return await service.volume_map(name)
 
 
 @get("/v1/volumes/{name:str}/uri", guards=[require_token])
-async def volume_uri(service: Service, name: str, site: str | None = None) -> UriReply:
+async def volume_uri(service: Manager, name: str, site: str | None = None) -> UriReply:
     return await service.volume_uri(name, site)
 
 
 @post("/v1/volumes", guards=[require_token])
-async def build(service: Service, caller: Caller, data: BuildRequest) -> VolumeReply:
+async def build(service: Manager, caller: From, data: BuildRequest) -> VolumeReply:
     return await service.build(data, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/volumes/{name:str}/grow", guards=[require_token], status_code=200)
-async def grow(service: Service, caller: Caller, name: str, data: GrowRequest) -> VolumeReply:
+async def grow(service: Manager, caller: From, name: str, data: GrowRequest) -> VolumeReply:
     return await service.grow(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/volumes/{name:str}", guards=[require_token], status_code=200)
-async def delete_volume(service: Service, caller: Caller, name: str) -> VolumeReply:
+async def delete_volume(service: Manager, caller: From, name: str) -> VolumeReply:
     return await service.delete(name, who=caller.who, request_id=caller.request_id)
 
 
 @put("/v1/storages", guards=[require_token])
-async def set_storage(service: Service, caller: Caller, data: StorageRequest) -> DoneReply:
+async def set_storage(service: Manager, caller: From, data: StorageRequest) -> DoneReply:
     return await service.set_storage(data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/storages/{address:str}", guards=[require_token], status_code=200)
-async def remove_storage(service: Service, caller: Caller, address: str) -> DoneReply:
+async def remove_storage(service: Manager, caller: From, address: str) -> DoneReply:
     return await service.remove_storage(address, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/reals", guards=[require_token], status_code=202)
-async def add_real(service: Service, caller: Caller, data: AddRealRequest) -> JobReply:
+async def add_real(service: Manager, caller: From, data: AddRealRequest) -> JobReply:
     return await service.add_real(data, who=caller.who)
 
 
 @put("/v1/reals/{storage:str}/{lun:int}", guards=[require_token])
-async def set_real(
-    service: Service, caller: Caller, storage: str, lun: int, data: SetRealRequest
-) -> DoneReply:
+async def set_real(service: Manager, caller: From, storage: str, lun: int, data: SetRealRequest) -> DoneReply:
     return await service.set_real(storage, lun, data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/reals/{storage:str}/{lun:int}", guards=[require_token], status_code=200)
-async def remove_real(service: Service, caller: Caller, storage: str, lun: int) -> DoneReply:
+async def remove_real(service: Manager, caller: From, storage: str, lun: int) -> DoneReply:
     return await service.remove_real(storage, lun, who=caller.who, request_id=caller.request_id)
 
 
 @get("/v1/jobs/{job_id:str}", guards=[require_token])
-async def job(service: Service, job_id: str) -> JobReply:
+async def job(service: Manager, job_id: str) -> JobReply:
     return await service.job(job_id)
 
 
 @put("/v1/sites/{name:str}/priority", guards=[require_token])
-async def set_priority(service: Service, caller: Caller, name: str, data: PriorityRequest) -> DoneReply:
+async def set_priority(service: Manager, caller: From, name: str, data: PriorityRequest) -> DoneReply:
     return await service.set_priority(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @put("/v1/settings/{name:str}", guards=[require_token])
-async def set_setting(service: Service, caller: Caller, name: str, data: SettingRequest) -> DoneReply:
+async def set_setting(service: Manager, caller: From, name: str, data: SettingRequest) -> DoneReply:
     return await service.set_setting(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @get("/v1/events", guards=[require_token])
 async def events(
-    service: Service,
+    service: Manager,
     after: Annotated[int, Parameter(ge=-1)] = -1,
     limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100,
 ) -> EventsReply:
@@ -191,29 +196,34 @@ async def events(
 
 @get("/v1/history", guards=[require_token])
 async def history(
-    service: Service, limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100
+    service: Manager, limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100
 ) -> HistoryReply:
     return await service.history(limit=limit)
 
 
 @post("/v1/members", guards=[require_token], status_code=200)
-async def join(service: Service, caller: Caller, data: JoinRequest) -> JoinReply:
+async def join(service: Manager, caller: From, data: JoinRequest) -> JoinReply:
     return await service.join(data, who=caller.who)
 
 
 @delete("/v1/members/{name:str}", guards=[require_token], status_code=200)
-async def remove_manager(service: Service, caller: Caller, name: str) -> DoneReply:
+async def remove_manager(service: Manager, caller: From, name: str) -> DoneReply:
     return await service.remove_manager(name, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/internal/heartbeat", guards=[require_token], status_code=204)
-async def heartbeat(service: Service, data: Heartbeat) -> None:
+async def heartbeat(service: Manager, data: Heartbeat) -> None:
     await service.heartbeat(data)
 
 
 @get("/v1/metrics", guards=[require_token], media_type="text/plain")
-async def metrics(service: Service) -> bytes:
+async def metrics(service: Manager) -> bytes:
     return service.metrics()
+
+
+@get("/v1/openapi.json", summary="This document", include_in_schema=False)
+async def openapi(request: AnyRequest) -> dict[str, Any]:
+    return request.app.openapi_schema.to_schema()
 
 
 def _on_http_exception(_: AnyRequest, error: HTTPException) -> Response[ErrorReply]:
@@ -240,6 +250,8 @@ def _on_exception(_: AnyRequest, error: Exception) -> Response[ErrorReply]:
     if isinstance(error, PassedOn):
         return PlainResponse(error.reply, status_code=error.status)
     advice = from_exception(error)
+    if advice.reply.code == "internal":
+        log.error("api.defect", exc_info=error)
     return PlainResponse(advice.reply, status_code=advice.status)
 
 
@@ -269,17 +281,19 @@ def make_app(service: Service) -> Litestar:
             remove_manager,
             heartbeat,
             metrics,
+            openapi,
         ],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),
             "caller": Provide(provide_caller, sync_to_thread=False),
         },
         state=AppState({"service": service}),
+        logging_config=None,
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
         openapi_config=OpenAPIConfig(
             title="vimraft",
             version=__version__,
-            path="/v1",
+            path="/v1/docs",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         ),
         request_max_body_size=MAX_BODY_BYTES,

@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from vimraft.data.feed import Role
+from vimraft.data.launch import LaunchError
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +143,12 @@ class Supervisor:
             started = time.monotonic()
             if not adopted:
                 self._said_hello.clear()
-                self._child = self._spawn(self._sockets)
+                try:
+                    self._child = self._spawn(self._sockets)
+                except (LaunchError, OSError) as error:
+                    self._on_exit(self.role, f"cannot be started: {error}")
+                    backoff_s = await self._back_off(backoff_s, str(error))
+                    continue
                 self.pid = self._child.pid
             assert self.pid is not None
             self._gone.clear()
@@ -156,10 +162,14 @@ class Supervisor:
             self._on_exit(self.role, how)
             if time.monotonic() - started > STABLE_S:
                 backoff_s = self._backoff_s
-            log.error("plane.exited", role=self.role, how=how, restart_in_s=backoff_s)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, self._backoff_max_s)
-            self.restarts += 1
+            backoff_s = await self._back_off(backoff_s, how)
+
+    async def _back_off(self, backoff_s: float, how: str) -> float:
+        """Waits; returns how long to wait the next time."""
+        log.error("plane.exited", role=self.role, how=how, restart_in_s=backoff_s)
+        self.restarts += 1
+        await asyncio.sleep(backoff_s)
+        return min(backoff_s * 2, self._backoff_max_s)
 
     async def _wait_exit(self, pid: int) -> str:
         try:
