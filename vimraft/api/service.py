@@ -1,0 +1,87 @@
+"""What the HTTP server needs of the site manager: the port between `api` and `site`.
+
+May live here: the `Service` protocol. Every method may raise ApiFault, LogError or what they wrap.
+"""
+
+from typing import Protocol
+
+from vimraft.api.schema import (
+    AddRealRequest,
+    BuildRequest,
+    DoneReply,
+    EventsReply,
+    GrowRequest,
+    Heartbeat,
+    HistoryReply,
+    JobReply,
+    JoinReply,
+    JoinRequest,
+    MapReply,
+    PriorityRequest,
+    SetRealRequest,
+    SettingRequest,
+    StatusReply,
+    StorageRequest,
+    TableReply,
+    UriReply,
+    VolumeReply,
+)
+
+
+class Service(Protocol):
+    token: str
+    """Bearer token that every call but `health` must show."""
+
+    async def status(self) -> StatusReply: ...
+
+    async def table(self, which: str, *, name: str | None, offset: int, limit: int) -> TableReply: ...
+
+    async def volume(self, name: str) -> VolumeReply: ...
+
+    async def volume_map(self, name: str) -> MapReply: ...
+
+    async def volume_uri(self, name: str, site: str | None) -> UriReply: ...
+
+    async def build(self, request: BuildRequest, *, who: str, request_id: str | None) -> VolumeReply: ...
+
+    async def grow(
+        self, name: str, request: GrowRequest, *, who: str, request_id: str | None
+    ) -> VolumeReply: ...
+
+    async def delete(self, name: str, *, who: str, request_id: str | None) -> VolumeReply: ...
+
+    async def set_storage(
+        self, request: StorageRequest, *, who: str, request_id: str | None
+    ) -> DoneReply: ...
+
+    async def remove_storage(self, address: str, *, who: str, request_id: str | None) -> DoneReply: ...
+
+    async def add_real(self, request: AddRealRequest, *, who: str) -> JobReply: ...
+
+    async def set_real(
+        self, storage: str, lun: int, request: SetRealRequest, *, who: str, request_id: str | None
+    ) -> DoneReply: ...
+
+    async def remove_real(self, storage: str, lun: int, *, who: str, request_id: str | None) -> DoneReply: ...
+
+    async def job(self, job_id: str) -> JobReply: ...
+
+    async def set_priority(
+        self, site: str, request: PriorityRequest, *, who: str, request_id: str | None
+    ) -> DoneReply: ...
+
+    async def set_setting(
+        self, name: str, request: SettingRequest, *, who: str, request_id: str | None
+    ) -> DoneReply: ...
+
+    async def events(self, *, after: int, limit: int) -> EventsReply: ...
+
+    async def history(self, *, limit: int) -> HistoryReply: ...
+
+    async def join(self, request: JoinRequest, *, who: str) -> JoinReply: ...
+
+    async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply: ...
+
+    async def heartbeat(self, beat: Heartbeat) -> None: ...
+
+    def metrics(self) -> bytes: ...
