@@ -106,7 +106,11 @@ def close(h: Opened) -> None:
 
 
 def export_description(h: Opened) -> str:
-    return _plane.describe(h.handle, h.peer)
+    try:
+        return _plane.describe(h.handle, h.peer)
+    except Exception as error:  # noqa: BLE001 - a description must not end a connection
+        log("describe.failed", error=repr(error))
+        return ""
 
 
 def get_size(h: Opened) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vimraft.data.errors import OpenError
+from vimraft.data.errors import OpenError, PeerLost
 from vimraft.data.feed import BackendSpec, IoCounters, MapUpdate, PeerSpec, Problem, Role, VolumeMap
 from vimraft.data.gate import Lease, Totals, VolumeGate
-from vimraft.data.handle import Handle, ParallelHandle
+from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.reals import GONE, Opener, RealSlot, close_slot, open_labelled, open_slot
 from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe
 from vimraft.data.sessions import PeerExport, SessionTable, parse_peer_export
@@ -53,7 +53,8 @@ class Plane:
         self.sessions = SessionTable()
         self.links = LinkPool(manager, self.instance, self._address_of, self._note_vitals)
         self._opener = opener
-        self._handle_class = ParallelHandle if parallel else Handle
+        self._client_class = ParallelHandle if parallel else Handle
+        self._peer_class = ParallelHandle if parallel else PeerHandle
         self._io_timeout_s = 30.0
         self._volumes: dict[str, VolumeGate] = {}
         self._maps: dict[str, VolumeMap] = {}
@@ -84,7 +85,8 @@ class Plane:
                     s.real in changed_reals and not s.manager for s in volume.segments
                 ):
                     maps[name] = volume
-            longest_us = max((self._install_volume(volume) for volume in maps.values()), default=0)
+            changed = (v for v in maps.values() if v != self._maps.get(v.name) or _uses(v, changed_reals))
+            longest_us = max((self._install_volume(volume) for volume in changed), default=0)
             for slot in retired:
                 self._retire_real(slot)
             self.installed_index = update.index
@@ -180,6 +182,7 @@ class Plane:
         if gate is not None:
             gate.remove("the volume was removed")
             self._drain(gate)
+            self.links.forget(name)
 
     def hold(self, token: int, names: tuple[str, ...]) -> None:
         """Returns when the volumes (all, if none is named) are held and drained."""
@@ -223,7 +226,7 @@ class Plane:
         if problem is not None:
             self.report(problem)
         for volume in tuple(self._maps.values()):
-            if any(s.real == slot.real and not s.manager for s in volume.segments):
+            if _uses(volume, {slot.real}):
                 self._install_volume(volume)
         self._retire_real(slot)
 
@@ -258,7 +261,7 @@ class Plane:
         gate = self._volumes.get(name)
         if gate is None or self.role == "store":
             raise OpenError(f"no virtual volume is called {name[:200]!r}; see `vimraft vol list`")
-        return self._handle_class(gate, self.links, self), None
+        return self._client_class(gate, self.links, self), None
 
     def _open_for_peer(self, name: PeerExport) -> tuple[Handle, PeerExport]:
         if name.kind != (FORWARD if self.role == "export" else SEGMENTS):
@@ -273,7 +276,7 @@ class Plane:
             raise OpenError(f"{name.volume}: epoch {name.epoch} was asked for, {plan.epoch} is served")
         if plan.kind == "forward":
             raise OpenError(f"{name.volume}: its owner is {plan.map.owner}, not {self.manager}")
-        handle = self._handle_class(gate, self.links, self, name.epoch)
+        handle = self._peer_class(gate, self.links, self, name.epoch)
         try:
             self.sessions.enter(name, handle, max(0.0, deadline - time.monotonic()))
         except OpenError:
@@ -313,8 +316,6 @@ class Plane:
 
     # --- what links and handles tell ------------------------------------------------------------
     def _address_of(self, key: LinkKey) -> tuple[str, int]:
-        from vimraft.data.errors import PeerLost
-
         peer = self._peers.get(key.peer)
         address = "" if peer is None else (peer.nbd_address if key.kind == FORWARD else peer.peer_address)
         host, _, port = address.rpartition(":")
@@ -356,6 +357,10 @@ class Plane:
                     c.reads, c.writes, c.read_bytes, c.write_bytes, c.read_ns, c.write_ns, c.flushes, c.errors
                 )
         return {name: _volume_counters(gate) for name, gate in gates}, reals, sum(g.waiting for _, g in gates)
+
+
+def _uses(volume: VolumeMap, reals: set[str]) -> bool:
+    return bool(reals) and any(s.real in reals and not s.manager for s in volume.segments)
 
 
 def _volume_counters(gate: VolumeGate) -> IoCounters:

@@ -82,6 +82,8 @@ class FeedClient:
                 pause_s = DIAL_FIRST_S
             except (OSError, FrameError, msgspec.MsgspecError) as error:
                 self._log("feed.disconnected", path=self._path, error=str(error))
+            except Exception as error:  # noqa: BLE001 - a map that trips us must not end the feed for good
+                self._log("feed.bug", path=self._path, error=repr(error))
             finally:
                 self._hang_up()
             time.sleep(pause_s)
@@ -167,7 +169,10 @@ class FeedClient:
     def _tick_forever(self) -> None:
         while True:
             time.sleep(STATS_PERIOD_S)
-            self._engine.reopen_missing()
+            try:
+                self._engine.reopen_missing()
+            except Exception as error:  # noqa: BLE001 - figures must go on
+                self._log("reopen.bug", error=repr(error))
             while self._problems and self._send(self._problems[0]):
                 self._problems.popleft()
             self._send(feed.Stats(*self._engine.stats()))

@@ -100,7 +100,7 @@ class Handle:
         """Raises IoError."""
         self.busy = 1
         plan = self.gate.fast
-        if plan is not None and not self.epoch:
+        if plan is not None:
             length = len(buf)
             end, fd, _, delta, counters, _ = plan.fast[bisect_right(plan.starts, offset) - 1]
             if fd >= 0 and offset + length <= end and not (offset | length) & ALIGN_MASK:
@@ -126,7 +126,7 @@ class Handle:
         """Raises IoError."""
         self.busy = 1
         plan = self.gate.fast
-        if plan is not None and not fua and not self.epoch:
+        if plan is not None and not fua:
             length = len(buf)
             end, _, fd, delta, counters, backend = plan.fast[bisect_right(plan.starts, offset) - 1]
             if (
@@ -178,22 +178,24 @@ class Handle:
         retry_s = RETRY_FIRST_S
         try:
             self._check(op)
-            while op.pending:
+            while True:
                 plan = gate.admit(self, deadline)
                 try:
-                    self._attempt(plan, op, deadline)
-                    if op.kind == READ and not gate.lease_valid(plan):
-                        op.restart()
-                        continue
+                    if op.pending:
+                        self._attempt(plan, op, deadline)
+                    if gate.lease_valid(plan):
+                        break
+                    if op.kind == READ:
+                        op.restart()  # what was read may be older than another owner's acknowledged write
+                    continue
                 except PeerLost as lost:
                     problem = str(lost)
                 finally:
                     self.end()
-                if op.pending:
-                    if time.monotonic() + retry_s >= deadline:
-                        raise IoError(errno.EIO, f"{gate.name}: no answer within the I/O timeout: {problem}")
-                    gate.pause(plan, retry_s)
-                    retry_s = min(retry_s * 2, RETRY_LAST_S)
+                if time.monotonic() + retry_s >= deadline:
+                    raise IoError(errno.EIO, f"{gate.name}: no answer within the I/O timeout: {problem}")
+                gate.pause(plan, retry_s)
+                retry_s = min(retry_s * 2, RETRY_LAST_S)
         except IoError:
             self.errors += 1
             self._settle()
@@ -422,6 +424,33 @@ class Handle:
                 self._give(link)
         except (OSError, PeerLost, IoError):
             return [(length, 0)]
+
+
+class PeerHandle(Handle):
+    """For another manager: its epoch and session are checked at every request, after `busy` is set, so that
+    whoever supersedes it sees the running request or is seen by it."""
+
+    __slots__ = ()
+
+    def read(self, buf: memoryview, offset: int) -> None:
+        self.busy = 1
+        plan = self.gate.fast
+        if plan is None or self.superseded or plan.epoch != self.epoch:
+            self.busy = 0
+            self._run(Op(READ, offset, len(buf), buf))
+        else:
+            super().read(buf, offset)
+
+    def write(self, buf: memoryview, offset: int, fua: bool) -> None:
+        self.busy = 1
+        plan = self.gate.fast
+        if fua or plan is None or self.superseded or plan.epoch != self.epoch:
+            self.busy = 0
+            op = Op(WRITE, offset, len(buf), buf)
+            op.fua = fua
+            self._run(op)
+        else:
+            super().write(buf, offset, fua)
 
 
 class ParallelHandle(Handle):

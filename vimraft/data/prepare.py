@@ -20,7 +20,7 @@ from msgspec import Struct
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data.backends.base import ZERO, Backend, BackendError
 from vimraft.data.backends.fallocate import UNSUPPORTED
-from vimraft.data.backends.open import check_uri, file_path, open_backend
+from vimraft.data.backends.open import IO_TIMEOUT_S, check_uri, file_path, open_backend
 from vimraft.data.label import Label, destroy_label, write_label
 from vimraft.data.probe import probe
 
@@ -56,7 +56,12 @@ class Cancelled(Exception):
 
 
 def prepare(
-    request: PrepareRequest, unit_bytes: int, progress: Progress, cancelled: Callable[[], bool]
+    request: PrepareRequest,
+    unit_bytes: int,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+    *,
+    io_timeout_s: float = IO_TIMEOUT_S,
 ) -> Prepared:
     """Raises BackendError (refused, or the device failed) or Cancelled. Blocks for as long as zeroing
     takes; `progress(done_bytes, total_bytes)` is called from the same thread."""
@@ -65,7 +70,7 @@ def prepare(
     check_uri(request.uri)
     created = _create_if_missing(request, unit_bytes)
     # Not removed if this fails: whoever holds it now has found it, and it is blank.
-    backend = open_backend(request.uri, exclusive=True)
+    backend = open_backend(request.uri, exclusive=True, io_timeout_s=io_timeout_s)
     try:
         return _prepare_open(request, backend, unit_bytes, progress, cancelled)
     except BaseException as error:

@@ -252,6 +252,13 @@ class LinkPool:
         with self._lock:
             self.unfenced.setdefault(link.key, []).append(link)
 
+    def forget(self, volume: str) -> None:
+        """The volume is gone everywhere: nothing is left to settle."""
+        with self._lock:
+            for key in [key for key in self.unfenced if key.volume == volume]:
+                for link in self.unfenced.pop(key):
+                    self.links.discard(link)
+
     def fence(self, key: LinkKey, epoch: int, deadline: float) -> None:
         """Settle every unfenced link of `key` before anything newer is sent. Raises PeerLost."""
         if key not in self.unfenced:
@@ -262,7 +269,8 @@ class LinkPool:
                 link.ready(epoch, deadline)
                 link.done()
                 with self._lock:
-                    links.pop()
+                    if link in links:
+                        links.remove(link)
                 self.retire(link)
             with self._lock:
                 if not self.unfenced.get(key):
