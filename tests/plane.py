@@ -251,3 +251,70 @@ def pid_alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+class Pair:
+    """Sites a and b. Volume `v` belongs to a: its first half lies there, the second half at b."""
+
+    def __init__(self, directory: Path, *, io_timeout_ms: int = 5_000, unix: bool = False) -> None:
+        self.directory = directory
+        self.a = Site("a", directory, unix=unix)
+        self.b = Site("b", directory)
+        self.real_a = make_real(directory / "a0.img", "sa:0", 128)
+        self.real_b = make_real(directory / "b0.img", "sb:0", 128)
+        self.io_timeout_ms = io_timeout_ms
+        self.index = 0
+        self.half_mib = 16
+        self.changes: dict[str, object] = {}
+
+    @property
+    def processes(self) -> tuple[FakeManager, FakeManager, FakeManager]:
+        return (self.a.export, self.b.export, self.b.store)
+
+    @property
+    def mib(self) -> int:
+        return 2 * self.half_mib
+
+    def updates(self) -> tuple[MapUpdate, MapUpdate, MapUpdate]:
+        """The whole map for each of `processes`."""
+        half = self.half_mib
+        here, there = segment(0, half, "sa:0", 0), segment(half, half, "sb:0", 3, "b")
+        owner = volume("v", self.mib, here, there, **self.changes)
+        forwarder = volume("v", self.mib, **{**self.changes, "owned": False, "needs_lease": False})
+        store = volume("v", self.mib, segment(half, half, "sb:0", 3), **{**self.changes, "owned": False})
+        self.index += 1
+        peers = (self.a.spec, self.b.spec)
+        return (
+            MapUpdate(self.index, True, self.io_timeout_ms, (owner,), (), (self.real_a,), (), peers),
+            MapUpdate(self.index, True, self.io_timeout_ms, (forwarder,), (), (), (), peers),
+            MapUpdate(self.index, True, self.io_timeout_ms, (store,), (), (self.real_b,), (), peers),
+        )
+
+    def start(self) -> None:
+        for process, update in zip(self.processes, self.updates(), strict=True):
+            process.always_send(feed.Welcome(process.name, "life"), update)
+            process.start()
+        for process in self.processes:
+            process.wait_installed(self.index)
+
+    def change(self, half_mib: int | None = None, **changes: object) -> None:
+        """Install a changed map everywhere, the owner first."""
+        self.half_mib = half_mib or self.half_mib
+        self.changes |= changes
+        updates = self.updates()
+        for process, update in zip(self.processes, updates, strict=True):
+            process.always_send(feed.Welcome(process.name, "life"), update)
+            process.send(update)
+        for process in self.processes:
+            process.wait_installed(self.index)
+
+    def close(self) -> None:
+        self.a.close()
+        self.b.close()
+
+
+def total(process: FakeManager, name: str) -> feed.IoCounters:
+    """The newest figures of a volume, not older than the call."""
+    seen = len(process.received(feed.Stats))
+    eventually(lambda: len(process.received(feed.Stats)) > seen + 1, "fresh figures")
+    return process.received(feed.Stats)[-1].volumes.get(name, feed.IoCounters())

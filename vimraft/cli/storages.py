@@ -68,14 +68,23 @@ def add_storage(
 
 @storage.command("ls")
 def list_storages(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
-    """List the storages that have real volumes."""
+    """List the storages with the space on their real volumes."""
     status = options(ctx).client().status()
-    rows: dict[str, dict[str, str | int]] = {}
+    rows: dict[str, dict[str, str | int]] = {
+        known.address: {
+            "address": known.address, "site": known.site, "uri": known.uri, "reals": 0, "capacity_bytes": 0,
+            "free_bytes": 0,
+        }
+        for known in status.storages
+    }  # fmt: skip
     for found in status.reals:
         row = rows.setdefault(
             found.storage,
-            {"address": found.storage, "site": found.site, "reals": 0, "capacity_bytes": 0, "free_bytes": 0},
-        )
+            {
+                "address": found.storage, "site": found.site, "uri": "", "reals": 0, "capacity_bytes": 0,
+                "free_bytes": 0,
+            },
+        )  # fmt: skip
         row["reals"] = int(row["reals"]) + 1
         row["capacity_bytes"] = int(row["capacity_bytes"]) + found.capacity_bytes
         row["free_bytes"] = int(row["free_bytes"]) + found.free_bytes
@@ -83,13 +92,13 @@ def list_storages(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     def table() -> RenderableType:
         shown = render.plain_table(
             ("storage", "left"), ("site", "left"), ("real volumes", "right"), ("free", "right"),
-            ("capacity", "right"),
+            ("capacity", "right"), ("URI", "left"),
         )  # fmt: skip
         for row in rows.values():
             free, capacity = int(row["free_bytes"]), int(row["capacity_bytes"])
             render.add_row(
                 shown, str(row["address"]), str(row["site"]), str(row["reals"]), format_bytes(free, "down"),
-                format_bytes(capacity, "down"),
+                format_bytes(capacity, "down"), str(row["uri"]),
             )  # fmt: skip
         return Group(shown, render.as_of_line(status.as_of))
 

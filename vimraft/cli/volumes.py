@@ -7,12 +7,13 @@ import time
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vimraft.api.caller_errors import NotYetEverywhere
-from vimraft.api.client import TABLE_NAMES, Client
-from vimraft.api.schema import BuildRequest, MapReply, VolumeReply
+from vimraft.api.client import TABLE_NAMES, Client, TableName
+from vimraft.api.schema import BuildRequest, MapReply, TableReply, VolumeReply
 from vimraft.api.units import format_bytes, parse_size
 from vimraft.cli.options import (
     Output,
@@ -160,32 +161,54 @@ def uri(
 def map_show(ctx: typer.Context, name: VolumeArgument, _output: Output = Format.TABLE) -> None:
     """Show which real sectors hold which virtual sectors of a volume."""
     reply = options(ctx).client().volume_map(name)
-    options(ctx).data(reply, lambda: _map_view(reply))
+    options(ctx).data(reply, lambda: _map_view(reply, options(ctx).out.width))
 
 
-def _map_view(reply: MapReply) -> RenderableType:
+def _map_view(reply: MapReply, width: int) -> RenderableType:
     head = Text.assemble(
         (reply.name, "bold"), f": {format_bytes(reply.size_bytes)}, owner {reply.owner}, epoch {reply.epoch}"
     )
-    return Group(head, render.table_reply(reply.table))
+    return Group(head, render.table_reply(reply.table, width))
+
+
+def _tables_of(client: Client, name: str | None) -> dict[TableName, TableReply]:
+    """The four tables; for a volume's name those rows of the real ones that it lies on."""
+    found = {which: client.whole_table(which, name=name) for which in TABLE_NAMES}
+    if name is None:
+        return found
+    sectors = found["virtual-sectors"]
+    if sectors.rows:
+        used = {_real_of(sectors, row) for row in sectors.rows}
+        for which in ("real-identifying", "real-free"):
+            whole = client.whole_table(which)
+            kept = tuple(row for row in whole.rows if _real_of(whole, row) in used)
+            found[which] = replace(whole, rows=kept)
+    elif not any(reply.rows for reply in found.values()):
+        client.volume(name)  # says that there is none, and which there are
+    return found
+
+
+def _real_of(table: TableReply, row: tuple[str | int, ...]) -> tuple[str | int, str | int]:
+    return row[table.columns.index("storage address")], row[table.columns.index("LUN")]
 
 
 @maps.command("tables")
 def tables(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="only rows of this volume", autocompletion=complete_volume)
+        str | None,
+        typer.Argument(help="only rows of this volume (or storage)", autocompletion=complete_volume),
     ] = None,
     _output: Output = Format.TABLE,
 ) -> None:
     """Show the four replicated tables, as this manager holds them (also without a quorum)."""
     opts = options(ctx)
-    replies = {which: opts.client().whole_table(which, name=name) for which in TABLE_NAMES}
+    replies = _tables_of(opts.client(), name)
 
     def view() -> RenderableType:
         parts: list[RenderableType] = []
         for reply in replies.values():
-            parts += [render.table_reply(reply), Text("")]
+            parts += [render.table_reply(reply, opts.out.width), Text("")]
         return Group(*parts[:-1])
 
     opts.data(replies, view)

@@ -39,11 +39,19 @@ MAX_SEGMENTS_SHOWN = 200
 Justify = Literal["left", "right"]
 
 
-def plain_table(*columns: tuple[str, Justify]) -> Table:
-    """The house table: header, one thin line, no frame; cells fold rather than lose text."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style=HEAD)
+GAP = 2
+"""Blanks between two columns: one of padding, one of the box."""
+
+
+def plain_table(*columns: tuple[str, Justify], folding: frozenset[str] = frozenset()) -> Table:
+    """The house table: header, one thin line, no frame. When it is too wide, the columns named in
+    `folding` give way first (all, if none is named); no text is lost."""
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=HEAD
+    )
     for header, justify in columns:
-        table.add_column(header, justify=justify, overflow="fold")
+        fixed = bool(folding) and header not in folding
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=fixed)
     return table
 
 
@@ -62,20 +70,37 @@ def as_of_line(as_of: AsOf) -> Text:
     )
 
 
-def table_reply(reply: TableReply) -> RenderableType:
-    """One of the four tables under its own column names."""
-    numeric = [
-        bool(reply.rows) and all(isinstance(row[i], int) for row in reply.rows)
-        for i in range(len(reply.columns))
-    ]
+BYTE_COLUMNS = frozenset({"capacity", "free capacity"})
+"""Columns of the four tables that count bytes (programs get the number, people a unit)."""
+
+
+def _cell(column: str, value: str | int) -> str:
+    if isinstance(value, int) and column in BYTE_COLUMNS:
+        return format_bytes(value, "down")
+    return str(value)
+
+
+def table_reply(reply: TableReply, width: int | None = None) -> RenderableType:
+    """One of the four tables under its own column names. In a narrow terminal (`width`) the names fold
+    before the cells do."""
+    count = len(reply.columns)
+    cells = [[_cell(name, cell) for name, cell in zip(reply.columns, row, strict=True)] for row in reply.rows]
+    numeric = [bool(cells) and all(isinstance(row[i], int) for row in reply.rows) for i in range(count)]
     table = plain_table(
         *((name, "right" if number else "left") for name, number in zip(reply.columns, numeric, strict=True))
     )
-    for row in reply.rows:
-        add_row(table, *(str(cell) for cell in row))
-    title = Text(reply.title, style="bold cyan")
-    body: RenderableType = table if reply.rows else Text("(no rows)", style=DIM)
-    return Group(title, body, as_of_line(reply.as_of))
+    widest = [max((len(row[i]) for row in cells), default=0) for i in range(count)]
+    natural = sum(max(w, len(name)) for w, name in zip(widest, reply.columns, strict=True))
+    if width is not None and natural + GAP * (count - 1) > width:
+        words = [max(len(word) for word in name.split()) for name in reply.columns]
+        narrow = [max(w, word) for w, word in zip(widest, words, strict=True)]
+        if sum(narrow) + GAP * (count - 1) <= width:
+            for column, column_width in zip(table.columns, narrow, strict=True):
+                column.width = column_width
+    for row in cells:
+        add_row(table, *row)
+    body: RenderableType = table if cells else Text("(no rows)", style=DIM)
+    return Group(Text(reply.title, style="bold cyan"), body, as_of_line(reply.as_of))
 
 
 def bar(fraction: float, width: int, *, alarm: bool = True) -> Text:
@@ -162,6 +187,7 @@ def sites_table(sites: Iterable[SiteStatus]) -> Table:
     table = plain_table(
         ("site", "left"), ("manager", "left"), ("role", "left"), ("health", "left"), ("lag", "right"),
         ("seen", "right"), ("NBD address", "left"), ("then looks at", "left"),
+        folding=frozenset({"health", "then looks at"}),
     )  # fmt: skip
     for site in sites:
         add_row(
@@ -181,7 +207,7 @@ def sites_table(sites: Iterable[SiteStatus]) -> Table:
 def reals_table(reals: Iterable[RealStatus]) -> Table:
     table = plain_table(
         ("real volume", "left"), ("site", "left"), ("class", "left"), ("used", "left"), ("free", "right"),
-        ("capacity", "right"), ("state", "left"),
+        ("capacity", "right"), ("state", "left"), folding=frozenset({"state"}),
     )  # fmt: skip
     for real in reals:
         state = state_text(real.state)
@@ -207,6 +233,7 @@ def volumes_table(volumes: Iterable[VolumeStatus]) -> Table:
     table = plain_table(
         ("volume", "left"), ("size", "right"), ("class", "left"), ("owner", "left"), ("epoch", "right"),
         ("state", "left"), ("lies at", "left"), ("r/s", "right"), ("w/s", "right"),
+        folding=frozenset({"volume", "lies at"}),
     )  # fmt: skip
     for volume in volumes:
         io = sum_rates(volume.io.values())

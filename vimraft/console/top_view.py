@@ -26,6 +26,8 @@ WIDE = 110
 MAX_FILTER_CHARS = 40
 STALE_S = 4.0
 """An answer this old is old news, even while the next one is still being waited for."""
+EVENTS_YIELD = 2
+"""Events come last when rows are shared out: they are the panel one can do without."""
 MIN_ROWS = 2
 """Rows that every panel keeps when the screen is short."""
 
@@ -299,7 +301,7 @@ def share_rows(available: int, wanted: Sequence[int], focus: int) -> list[int]:
         short = [i for i in range(len(wanted)) if given[i] < wanted[i]]
         if not short:
             break
-        poorest = min(short, key=lambda i: given[i])
+        poorest = min(short, key=lambda i: given[i] + (EVENTS_YIELD if i == len(wanted) - 1 else 0))
         given[poorest] += 1
         left -= 1
     return given
