@@ -184,7 +184,7 @@ class Pool:
             self._open_one(deadline)
 
     def _covers(self, session: Session) -> bool:
-        return True
+        return session.joined_at <= self._flushed_writes
 
     def _pick(self, covering: bool) -> Session | None:
         """The idle session that was used last; covering ones are left to flushes that wait."""
