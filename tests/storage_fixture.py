@@ -57,23 +57,33 @@ def spec(uri: str, **changes: object) -> BackendSpec:
     return BackendSpec(**(fields | changes))  # type: ignore[arg-type]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class NbdServer:
-    """One NBD server on a Unix socket; may be killed and started again there."""
+    """One NBD server on a Unix socket, or on loopback if the arguments begin with `--port N`; may be
+    killed and started again there."""
 
     def __init__(self, directory: Path, *arguments: str, program: str = "nbdkit") -> None:
         self.socket = directory / "nbd.sock"
         self.arguments = arguments
         self.program = program
         self.process: subprocess.Popen[bytes] | None = None
+        self.tcp_port = int(arguments[1]) if arguments[:1] == ("--port",) else None
 
     def uri(self, export: str = "") -> str:
         return f"nbd+unix:///{export}?socket={self.socket}"
 
     def start(self, *arguments: str) -> None:
         command = {
-            "nbdkit": ["nbdkit", "-f", "--exit-with-parent", "-U", str(self.socket)],
+            "nbdkit": ["nbdkit", "-f", "--exit-with-parent"],
             "qemu-nbd": ["qemu-nbd", "--persistent", "--socket", str(self.socket)],
         }[self.program]
+        if self.program == "nbdkit" and self.tcp_port is None:
+            command += ["-U", str(self.socket)]
         self.socket.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [*command, *(arguments or self.arguments)],
@@ -85,6 +95,9 @@ class NbdServer:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"{self.program} ended with {self.process.returncode}"
+        if self.tcp_port is not None:
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", self.tcp_port)) == 0
         with socket.socket(socket.AF_UNIX) as client:
             return client.connect_ex(str(self.socket)) == 0
 

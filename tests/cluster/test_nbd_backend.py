@@ -9,6 +9,7 @@ import pytest
 from storage_fixture import (
     MIB,
     NbdServer,
+    free_port,
     make_file,
     nbd_server,
     needs,
@@ -21,7 +22,7 @@ from storage_fixture import (
 
 from vimraft.data.backends.base import HOLE, ZERO, BackendError
 from vimraft.data.backends.nbd import NbdBackend
-from vimraft.data.backends.open import open_backend
+from vimraft.data.backends.open import check_uri, open_backend
 from vimraft.data.label import read_label, verify_label
 from vimraft.data.prepare import prepare
 
@@ -93,6 +94,36 @@ def test_extents_show_holes_where_the_server_tells(tmp_path, disk):
         put(backend, b"x" * MIB, 2 * MIB)
         assert backend.extents(0, 8 * MIB) == [(2 * MIB, HOLE | ZERO), (MIB, 0), (5 * MIB, HOLE | ZERO)]
         assert backend.extents(5 * MIB, MIB) == [(MIB, HOLE | ZERO)]
+        backend.close()
+
+
+def test_tcp_is_served_as_well(tmp_path, disk):
+    port = free_port()
+    with nbd_server(tmp_path, "--port", str(port), "--ipaddr", "127.0.0.1", "file", str(disk)) as server:
+        assert server.tcp_port == port
+        backend = NbdBackend(f"nbd://127.0.0.1:{port}/", io_timeout_s=TIMEOUT_S)
+        put(backend, b"x" * MIB, fua=True)
+        server.kill()
+        server.start()
+        assert read(backend, MIB, MIB) == b"x" * MIB
+        backend.close()
+
+
+def test_tls_is_used_where_the_uri_says_so_and_survives_a_restart(tmp_path, disk):
+    keys = tmp_path / "keys.psk"
+    keys.write_text("alice:" + "0123456789abcdef" * 4 + "\n")
+    with nbd_server(tmp_path, "--tls=require", f"--tls-psk={keys}", "file", str(disk)) as server:
+        with pytest.raises(BackendError, match="start the NBD server, or correct the URI"):
+            opened(server)
+        uri = f"nbds+unix://alice@/?socket={server.socket}&tls-psk-file={keys}"
+        check_uri(uri)
+        backend = NbdBackend(uri, io_timeout_s=TIMEOUT_S)
+        put(backend, b"x" * MIB)
+        server.kill()
+        server.start()
+        backend.flush()
+        assert backend.losses == 1
+        assert read(backend, MIB, MIB) == b"x" * MIB
         backend.close()
 
 

@@ -204,10 +204,17 @@ def test_many_threads_keep_out_of_each_others_way(backend):
     assert problems == []
 
 
-def test_read_only_refuses_to_write_and_to_make_a_hole(tmp_path):
+def test_read_only_refuses_every_change(tmp_path):
     backend = open_backend(make_file(tmp_path / "lun", MIB), read_only=True)
-    with pytest.raises(OSError, match="descriptor"):
-        backend.write(memoryview(b"x" * 512), 0, fua=False)
+    for action in (
+        lambda: backend.write(memoryview(b"x" * 512), 0, fua=False),
+        lambda: backend.zero(0, 512, may_trim=True, fua=False, fast=False),
+        lambda: backend.trim(0, 512, fua=False),
+    ):
+        with pytest.raises(OSError, match="read-only") as caught:
+            action()
+        assert caught.value.errno == errno.EROFS
+    backend.flush()
     assert not backend.broken
     backend.close()
 

@@ -81,6 +81,8 @@ class FileBackend:
         return os.fstat(self.fd).st_size
 
     def _check_writable(self) -> None:
+        if self.read_only:
+            raise OSError(errno.EROFS, f"{self.uri}: was opened read-only")
         if self.broken:
             raise OSError(errno.EIO, f"{self.uri}: {self.broken}")
 
@@ -154,6 +156,8 @@ class FileBackend:
         return OSError(errno.EIO, f"{self.uri}: {self.broken}")
 
     def flush(self) -> None:
+        if self.read_only:
+            return
         self._check_writable()
         try:
             self._sync()
@@ -232,6 +236,7 @@ class FileBackend:
             raise
 
     def close(self) -> None:
+        """Only after all requests have ended: the number of the descriptor is free afterwards."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):
