@@ -146,9 +146,9 @@ make_venv() {
     "$VENV/bin/python" -c 'import nbd'
 }
 
-# ensure_venv [dev]: the virtual environment with vimraft in it, and with the tools for tests if asked.
+# ensure_venv run|dev: the virtual environment with vimraft in it; dev: with the tools for tests too.
 ensure_venv() {
-    local kind="${1:-run}" key
+    local kind="$1" key
     key="$(venv_key)"
     # An environment with the tools for tests is also good for running.
     if [[ "$(cat "$STAMP.$kind" 2>/dev/null)" == "$key" || "$(cat "$STAMP.dev" 2>/dev/null)" == "$key" ]] &&
