@@ -1,16 +1,17 @@
 """nbdkit's callbacks, shared by export and store. Thin: each hands its arguments to the data plane.
 
 A connection's callbacks run on one thread under SERIALIZE_REQUESTS, so `open` keeps that thread's Python
-state alive until `close`: making one per request costs more than the request. An exception that leaves a
-callback leaks its frame inside nbdkit (1.32), hence one prepared exception and no locals on that path.
+state alive until `close`: making one per request costs more than the request. What leaves a callback as an
+exception is prepared and its traceback given back (see nbd_plugin.failures), because nbdkit keeps it.
 """
 
 import ctypes
 import errno
-from typing import NamedTuple
+from collections.abc import Callable
 
 import nbdkit
 
+from nbd_plugin.failures import Failures, OpenFailures, ParallelFailures, RequestFailed
 from vimraft.data.engine import Plane
 from vimraft.data.errors import IoError, OpenError
 from vimraft.data.feed import Role
@@ -22,21 +23,24 @@ _ensure = ctypes.pythonapi.PyGILState_Ensure
 _ensure.restype, _ensure.argtypes = ctypes.c_int, ()
 _release = ctypes.pythonapi.PyGILState_Release
 _release.restype, _release.argtypes = None, (ctypes.c_int,)
+_FUA = nbdkit.FLAG_FUA
 
-
-class RequestFailed(Exception):
-    """What nbdkit sees; the errno was set before."""
-
-
-FAILED = RequestFailed("see the errno")
 _process: DataProcess
 _plane: Plane
 """Set by `after_fork`: a module global is the cheapest look-up of the hot path."""
+_open_failures = OpenFailures()
 
 
-class Opened(NamedTuple):
-    handle: Handle
-    peer: PeerExport | None
+class Opened:
+    """What nbdkit keeps for a connection."""
+
+    __slots__ = ("failures", "handle", "peer", "pin")
+
+    def __init__(self, handle: Handle, peer: PeerExport | None) -> None:
+        self.handle = handle
+        self.peer = peer
+        self.failures = ParallelFailures() if _process.parallel else Failures()
+        self.pin: int | None = None
 
 
 def use_role(role: Role) -> None:
@@ -44,10 +48,13 @@ def use_role(role: Role) -> None:
     _process = DataProcess(role, nbdkit.shutdown)
 
 
-def _set(error: BaseException) -> None:
-    nbdkit.set_error(error.number if isinstance(error, IoError) else errno.EIO)
-    if not isinstance(error, IoError):
+def _prepare(h: Opened, error: BaseException) -> RequestFailed:
+    if isinstance(error, IoError):
+        nbdkit.set_error(error.number)
+    else:
+        nbdkit.set_error(errno.EIO)
         log("request.bug", error=repr(error))
+    return h.failures.prepare()
 
 
 # --- the process --------------------------------------------------------------------------------
@@ -89,20 +96,26 @@ def default_export(_readonly: bool, _is_tls: bool) -> str:
 def open(_readonly: bool) -> Opened:
     try:
         opened = Opened(*_plane.open(nbdkit.export_name()))
+        if not _process.parallel:
+            opened.pin = _ensure()
+        return opened
     except OpenError as error:
         log("export.refused", error=str(error))
         nbdkit.set_error(errno.ESHUTDOWN if _plane.stopping else errno.ENOENT)
-        raise FAILED.with_traceback(None) from None
-    if not _process.parallel:
-        opened.handle.pin = _ensure()
-    return opened
+    failure = _open_failures.prepare()
+    try:
+        raise failure
+    except RequestFailed:
+        _open_failures.raised(failure)
+        failure = None  # type: ignore[assignment]
+        raise
 
 
 def close(h: Opened) -> None:
-    handle = h.handle
-    _plane.close(handle, h.peer)
-    if handle.pin is not None:
-        _release(handle.pin)
+    _plane.close(h.handle, h.peer)
+    h.failures.close()
+    if h.pin is not None:
+        _release(h.pin)
 
 
 def export_description(h: Opened) -> str:
@@ -161,66 +174,67 @@ def can_fua(_h: Opened) -> int:
 def pread(h: Opened, buf: memoryview, offset: int, _flags: int) -> None:
     try:
         h.handle.read(buf, offset)
+        return
     except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = buf = None  # type: ignore[assignment]
-    if h is None:
-        raise FAILED.with_traceback(None)
+        failure = _prepare(h, error)
+    try:
+        raise failure
+    except RequestFailed:
+        h.failures.raised(failure)
+        h = buf = failure = None  # type: ignore[assignment]
+        raise
 
 
 def pwrite(h: Opened, buf: memoryview, offset: int, flags: int) -> None:
     try:
-        h.handle.write(buf, offset, bool(flags & nbdkit.FLAG_FUA))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = buf = None  # type: ignore[assignment]
-    if h is None:
-        raise FAILED.with_traceback(None)
-
-
-def flush(h: Opened, _flags: int) -> None:
+        h.handle.write(buf, offset, flags & _FUA)
+        return
+    except BaseException as error:  # noqa: BLE001
+        failure = _prepare(h, error)
     try:
-        h.handle.flush()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = None  # type: ignore[assignment]
-    if h is None:
-        raise FAILED.with_traceback(None)
+        raise failure
+    except RequestFailed:
+        h.failures.raised(failure)
+        h = buf = failure = None  # type: ignore[assignment]
+        raise
 
 
-def trim(h: Opened, count: int, offset: int, flags: int) -> None:
-    try:
-        h.handle.trim(offset, count, fua=bool(flags & nbdkit.FLAG_FUA))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = None  # type: ignore[assignment]
-    if h is None:
-        raise FAILED.with_traceback(None)
+def _callback(operation: Callable[..., object]) -> Callable[..., object]:
+    """The same for a request whose speed matters less. The frame that raises must be the outermost."""
+
+    def callback(h: Opened, *args: int) -> object:
+        try:
+            return operation(h.handle, *args)
+        except BaseException as error:  # noqa: BLE001
+            failure = _prepare(h, error)
+        try:
+            raise failure
+        except RequestFailed:
+            h.failures.raised(failure)
+            h = failure = None  # type: ignore[assignment]
+            raise
+
+    return callback
 
 
-def zero(h: Opened, count: int, offset: int, flags: int) -> None:
-    try:
-        h.handle.zero(
-            offset,
-            count,
-            may_trim=bool(flags & nbdkit.FLAG_MAY_TRIM),
-            fua=bool(flags & nbdkit.FLAG_FUA),
-            fast=bool(flags & nbdkit.FLAG_FAST_ZERO),
-        )
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = None  # type: ignore[assignment]
-    if h is None:
-        raise FAILED.with_traceback(None)
+def _flush(handle: Handle, _flags: int) -> None:
+    handle.flush()
 
 
-def extents(h: Opened, count: int, offset: int, _flags: int) -> list[tuple[int, int, int]]:
-    found = None
-    try:
-        found = h.handle.extents(offset, count)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an errno
-        _set(error)
-        h = None  # type: ignore[assignment]
-    if found is None:
-        raise FAILED.with_traceback(None)
-    return found
+def _trim(handle: Handle, count: int, offset: int, flags: int) -> None:
+    handle.trim(offset, count, fua=bool(flags & _FUA))
+
+
+def _zero(handle: Handle, count: int, offset: int, flags: int) -> None:
+    may_trim, fast = bool(flags & nbdkit.FLAG_MAY_TRIM), bool(flags & nbdkit.FLAG_FAST_ZERO)
+    handle.zero(offset, count, may_trim=may_trim, fua=bool(flags & _FUA), fast=fast)
+
+
+def _extents(handle: Handle, count: int, offset: int, _flags: int) -> list[tuple[int, int, int]]:
+    return handle.extents(offset, count)
+
+
+flush = _callback(_flush)
+trim = _callback(_trim)
+zero = _callback(_zero)
+extents = _callback(_extents)

@@ -122,8 +122,8 @@ class Handle:
         self.busy = 0
         self._run(Op(READ, offset, len(buf), buf))
 
-    def write(self, buf: memoryview, offset: int, fua: bool) -> None:
-        """Raises IoError."""
+    def write(self, buf: memoryview, offset: int, fua: int) -> None:
+        """`fua` is true or false (the flag's bit as it came). Raises IoError."""
         self.busy = 1
         plan = self.gate.fast
         if plan is not None and not fua:
@@ -152,7 +152,7 @@ class Handle:
                     return
         self.busy = 0
         op = Op(WRITE, offset, len(buf), buf)
-        op.fua = fua
+        op.fua = bool(fua)
         self._run(op)
 
     # --- the other requests ---------------------------------------------------------------------
@@ -161,9 +161,9 @@ class Handle:
         op.may_trim, op.fua, op.fast = may_trim, fua, fast
         self._run(op)
 
-    def trim(self, offset: int, length: int, *, fua: bool) -> None:
+    def trim(self, offset: int, length: int, *, fua: int) -> None:
         op = Op(TRIM, offset, length)
-        op.fua = fua
+        op.fua = bool(fua)
         self._run(op)
 
     def flush(self) -> None:
@@ -441,13 +441,13 @@ class PeerHandle(Handle):
         else:
             super().read(buf, offset)
 
-    def write(self, buf: memoryview, offset: int, fua: bool) -> None:
+    def write(self, buf: memoryview, offset: int, fua: int) -> None:
         self.busy = 1
         plan = self.gate.fast
         if fua or plan is None or self.superseded or plan.epoch != self.epoch:
             self.busy = 0
             op = Op(WRITE, offset, len(buf), buf)
-            op.fua = fua
+            op.fua = bool(fua)
             self._run(op)
         else:
             super().write(buf, offset, fua)
@@ -473,7 +473,7 @@ class ParallelHandle(Handle):
     def read(self, buf: memoryview, offset: int) -> None:
         self._run(Op(READ, offset, len(buf), buf))
 
-    def write(self, buf: memoryview, offset: int, fua: bool) -> None:
+    def write(self, buf: memoryview, offset: int, fua: int) -> None:
         op = Op(WRITE, offset, len(buf), buf)
-        op.fua = fua
+        op.fua = bool(fua)
         self._run(op)
