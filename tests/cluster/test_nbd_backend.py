@@ -369,13 +369,11 @@ def test_callers_together_get_a_connection_each_up_to_the_bound(tmp_path, disk):
     slow = ("--filter=delay", "file", str(disk), "delay-read=200ms")
     with nbd_server(tmp_path, *slow) as server:
         backend = opened(server, max_connections=4)
-        started = time.monotonic()
         threads = [threading.Thread(target=read, args=(backend, 0, 512)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - started < 8 * 0.2
         assert len(backend._pool._current) == 4
         backend.close()
 
