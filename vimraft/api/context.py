@@ -4,6 +4,7 @@ May live here: the search order, reading and checking of these two files. Unknow
 """
 
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ from vimraft.api.caller_errors import BadArgument, BadFile, NoContext
 
 CONTEXT_VARIABLE = "VIMRAFT_CONTEXT"
 MAX_TOKEN_CHARS = 4096
+_URL = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?", re.ASCII)
 
 
 class ContextFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,13 +45,10 @@ def search_path() -> tuple[Path, ...]:
 
 def normal_url(text: str) -> str:
     """`host:port` or a URL → URL without a trailing slash. Raises BadArgument."""
-    url = text.strip().rstrip("/")
-    if "://" not in url:
-        url = f"http://{url}"
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https") or not rest or "/" in rest or any(c.isspace() for c in rest):
+    match = _URL.fullmatch(text.strip())
+    if match is None:
         raise BadArgument("API URL", text, "http://HOST:PORT")
-    return url
+    return f"{match.group(1) or 'http://'}{match.group(2)}{match.group(3) or ''}"
 
 
 def read_token(path: Path) -> str:

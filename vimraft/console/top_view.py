@@ -398,10 +398,10 @@ def _footer(view: View) -> Text:
 
 HELP = (
     ("q", "leave (so does Ctrl-C)"),
-    ("tab, shift-tab, 1–4", "go to another panel (▸ marks it; it gets the most room)"),
+    ("tab, shift-tab, 1–4", "another panel: ▸ marks it, it gets most room"),
     ("s", "sort this panel by its next column"),
     ("r", "reverse its order"),
-    ("/", "show only rows that hold a text; enter keeps it, esc clears it"),
+    ("/", "only rows that hold a text; enter keeps, esc clears"),
     ("↑ ↓ k j PgUp PgDn Home", "scroll this panel"),
     ("?", "this help; any key closes it"),
 )
