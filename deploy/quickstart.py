@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ BETA_MIB = 256
 GAMMA_MIB = 64
 IMAGE = STATE / "files.ext4"
 BACK = STATE / "read-back.ext4"
+WRITING = STATE / "alpha.writing"
+"""There while alpha is written for the first time: a run that was cut off there may do it again."""
 LOST = SITES[1]
 UNAVAILABLE = 5
 """Exit code of the command line while there is no leader: nothing was changed, ask again."""
@@ -116,6 +119,12 @@ def main() -> int:
             print(f"quickstart: ended {take_down()} processes and removed {STATE}")
             return 0
         tell(Story(options.step, options.steps))
+    except KeyboardInterrupt:
+        print(
+            "\nquickstart: interrupted. deploy/quickstart goes on, deploy/quickstart --down ends it.",
+            file=sys.stderr,
+        )
+        return 130
     except QuickstartError as error:
         print(f"\nquickstart: failed: {error}", file=sys.stderr)
         print("Run deploy/quickstart again, or deploy/quickstart --down and start anew.", file=sys.stderr)
@@ -207,12 +216,16 @@ def make_image(story: Story) -> str:
 def write_and_read_back(story: Story, image_sum: str, *, fresh: bool) -> bool:
     """True when alpha holds the image; False when somebody has put something else there since."""
     with story.step("Write it to alpha through tokyo, read it back through nagoya"):
-        ours = fresh or _volume_sum("alpha", "tokyo") in (image_sum, _zeros_sum(ALPHA_MIB))
+        ours = (
+            fresh or WRITING.exists() or _volume_sum("alpha", "tokyo") in (image_sum, _zeros_sum(ALPHA_MIB))
+        )
         if not ours:
             story.say("alpha holds other data by now: it is left as it is, and only read")
             image_sum = _volume_sum("alpha", "tokyo")
         else:
+            WRITING.touch()
             story.tool("nbdcopy", "--flush", str(IMAGE), _uri("alpha", "tokyo"))
+            WRITING.unlink()
         BACK.unlink(missing_ok=True)
         story.tool("nbdcopy", _uri("alpha", "nagoya"), str(BACK))
         _expect("alpha through nagoya", _file_sum(BACK), image_sum)
@@ -355,6 +368,7 @@ def _create(story: Story, name: str, size_mib: int, sites: str) -> None:
     story.vimraft("vol", "create", name, *conditions, retry_s=HEALTHY_S)
 
 
+@cache
 def _uri(volume: str, site: str) -> str:
     done = _run(str(VIMRAFT), "vol", "uri", volume, "--site", site)
     if done.returncode != 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cluster_fixture import Cluster, running_cluster
 from e2e.guest_image import GuestError
 from e2e.linux_guest import HOST, LinuxGuest
 
@@ -83,6 +84,13 @@ def plain_server(tmp_path: Path, unused_tcp_port: int) -> Iterator[Endpoint]:
             server.kill()  # SIGTERM would wait for a client that is still attached
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("c")) as running:
+        running.add_pools(VOLUME_MIB // 2)
+        yield running
+
+
 def attach(guest: LinuxGuest, device: str, endpoint: Endpoint) -> int:
     """Returns the size in bytes that the kernel sees."""
     where = {"device": device, "host": HOST, "port": endpoint.port, "export": endpoint.export}
@@ -118,6 +126,12 @@ def test_ext4_written_over_nbd_is_whole_after_a_second_attach(
     guest: LinuxGuest, plain_server: Endpoint
 ) -> None:
     write_and_find_again(guest, plain_server, plain_server)
+
+
+def test_ext4_written_through_one_site_is_whole_at_another(guest: LinuxGuest, cluster: Cluster) -> None:
+    cluster.build("spread", VOLUME_MIB, sites=("tokyo", "osaka"))  # more than one site has
+    a, c = (Endpoint(*cluster.uri_parts("spread", site)) for site in ("tokyo", "nagoya"))
+    write_and_find_again(guest, a, c)
 
 
 def test_guest_reports_the_exit_status_and_output_of_a_command(guest: LinuxGuest) -> None:
