@@ -187,6 +187,7 @@ class PySyncObjLog:
 
     async def _until(self, deadline: float, submit: Submit) -> object:
         """Attempts until one succeeds. Raises Unavailable or UnknownOutcome at the deadline."""
+        result: object
         in_doubt = False
         why = "no answer"
         attempt_s = FIRST_ATTEMPT_S
@@ -194,7 +195,10 @@ class PySyncObjLog:
             if self._closed:
                 why = "this log is closed"
             elif (now := self._loop.time()) < deadline:
-                result, code = await self._attempt(submit, min(deadline, now + attempt_s))
+                if self.status().leader_address is None:
+                    result, code = None, FAIL_REASON.MISSING_LEADER  # known without asking: not done
+                else:
+                    result, code = await self._attempt(submit, min(deadline, now + attempt_s))
                 if code == FAIL_REASON.SUCCESS:
                     return result
                 if code in _NOT_DONE:
