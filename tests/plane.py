@@ -177,6 +177,12 @@ class FakeManager:
     def wait_hello(self, count: int = 1) -> None:
         eventually(lambda: len(self.hellos) >= count, f"{self.role} says hello ({self.log_path.name})")
 
+    @property
+    def waiting(self) -> int:
+        """Requests in a hold, by the newest figures."""
+        figures = self.received(feed.Stats)
+        return figures[-1].held if figures else 0
+
     def install(self, update: MapUpdate) -> feed.Installed:
         self.send(update)
         return self.wait_installed(update.index)
