@@ -46,8 +46,8 @@ from vimraft.core.views import VIEWS
 
 MANAGERS = ("m1", "m2", "m3")
 SITES = ("s1", "s2", "s3", "s4")
-STORAGES = ("021a00", "022a00", "023a00")
-VOLUMES = ("v1", "v2", "v3", "v4")
+STORAGES = ("021a00", "022a00", "023a00", "024a00")
+VOLUMES = ("v1", "v2", "v3", "v4", "v5", "v6")
 CLASSES = ("ssd", "hdd")
 
 managers, sites = st.sampled_from(MANAGERS), st.sampled_from(SITES)
@@ -57,6 +57,12 @@ luns = st.integers(0, 2)
 sizes = st.one_of(
     st.integers(1, 30).map(lambda units: units * UNIT),
     st.integers(1, 30 * UNIT),
+)
+
+volume_step = st.tuples(
+    st.sampled_from(["build", "build", "build", "grow", "free", "delete", "confirm", "exclude", "activate"]),
+    volumes,
+    st.one_of(st.integers(1, 7).map(lambda units: units * UNIT), st.integers(1, 5 * UNIT)),
 )
 
 hostile_text = st.one_of(
@@ -107,6 +113,9 @@ class Tables(RuleBasedStateMachine):
             self.run(SetStorage(Storage(STORAGES[number - 1], SITES[number - 1], "")))
             self.run(AddRealVolume(STORAGES[number - 1], 0, "ssd", f"file:///{number}", f"l{number}", 12))
         self.run(SetSite(Site("s1", "m1", ("s2",))))
+        self.run(SetStorage(Storage("024a00", "s1", "")))
+        for address, lun in (("024a00", 0), ("021a00", 1), ("022a00", 1)):
+            self.run(AddRealVolume(address, lun, "ssd", f"file:///{address}-{lun}", f"{address}-{lun}", 8))
 
     def run(self, command: Command) -> Outcome:
         before = self.state
@@ -214,22 +223,42 @@ class Tables(RuleBasedStateMachine):
         if name not in self.model.volumes:
             self.expect(GrowVolume(name, more), False)
             return
-        command = GrowVolume(name, self.model.volumes[name]["size"] + more // 2)
-        self.expect(command, more >= 2 and self.model.growth(command) is not None)
+        command = GrowVolume(name, self.model.volumes[name]["size"] + more - 1)
+        self.expect(command, more > 1 and self.model.growth(command) is not None)
 
     @rule(name=volumes)
     def delete(self, name: str) -> None:
         self.expect(DeleteVolume(name), name in self.model.volumes)
-
-    @rule(manager=managers, release=st.integers(0, 8))
-    def confirm_one(self, manager: str, release: int) -> None:
-        self.expect(ConfirmRelease(manager, release), manager in self.model.managers)
 
     @rule()
     def confirm_all(self) -> None:
         for release, (waiting, _) in list(self.model.releases.items()):
             for manager in sorted(waiting):
                 self.expect(ConfirmRelease(manager, release), True)
+
+    @rule(steps=st.lists(volume_step, min_size=3, max_size=10))
+    def volume_work(self, steps: list[tuple[str, str, int]]) -> None:
+        """Small volumes come, grow and go, so that space gets scattered and given back."""
+        for what, name, size in steps:
+            if what == "build" and name not in self.model.volumes:
+                self.build(name, size, "ssd", "m1", ())
+            elif what in ("build", "grow"):
+                self.grow(name, size)
+            elif what in ("exclude", "activate"):
+                real = sorted(self.model.classes)[size % len(self.model.classes)]
+                state = "active" if what == "activate" else "excluded"
+                self.expect(SetRealVolumeState(real.storage, real.lun, state), True)
+            elif what == "confirm":
+                self.confirm_all()
+            else:
+                self.delete(name)
+                if what == "free":
+                    self.confirm_all()
+            self.tables_are_sound()
+
+    @rule(manager=managers, release=st.integers(0, 8))
+    def confirm_one(self, manager: str, release: int) -> None:
+        self.expect(ConfirmRelease(manager, release), manager in self.model.managers)
 
     @rule(manager=managers)
     def reopen(self, manager: str) -> None:
@@ -295,6 +324,13 @@ class Tables(RuleBasedStateMachine):
 
 
 TestTables = Tables.TestCase
+
+
+@given(st.lists(volume_step, min_size=10, max_size=60))
+def test_space_is_shared_out_as_the_model_does_it(steps: list[tuple[str, str, int]]) -> None:
+    tables = Tables()
+    tables.form()
+    tables.volume_work(steps)
 
 
 @given(st.lists(hostile_commands, max_size=10))
