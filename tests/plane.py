@@ -272,6 +272,8 @@ class Pair:
         self.index = 0
         self.half_mib = 16
         self.changes: dict[str, object] = {}
+        self.store_address = ""
+        """Where a looks for b's store, if not where it is."""
 
     @property
     def processes(self) -> tuple[FakeManager, FakeManager, FakeManager]:
@@ -289,7 +291,8 @@ class Pair:
         forwarder = volume("v", self.mib, **{**self.changes, "owned": False, "needs_lease": False})
         store = volume("v", self.mib, segment(half, half, "sb:0", 3), **{**self.changes, "owned": False})
         self.index += 1
-        peers = (self.a.spec, self.b.spec)
+        store_address = self.store_address or self.b.store.address
+        peers = (self.a.spec, PeerSpec("b", self.b.export.address, store_address))
         return (
             MapUpdate(self.index, True, self.io_timeout_ms, (owner,), (), (self.real_a,), (), peers),
             MapUpdate(self.index, True, self.io_timeout_ms, (forwarder,), (), (), (), peers),
@@ -317,6 +320,69 @@ class Pair:
     def close(self) -> None:
         self.a.close()
         self.b.close()
+
+
+class DelayProxy:
+    """In front of a store: passes bytes on, except that what the peer sends on a frozen connection is kept
+    back until `thaw` (also when the peer has hung up since), like a packet that took the long way."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._lock = threading.Lock()
+        self._servers: list[socket.socket] = []
+        self._kept: dict[int, bytearray] = {}
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        return len(self._servers)
+
+    def freeze(self, number: int) -> None:
+        with self._lock:
+            self._kept[number] = bytearray()
+
+    def thaw(self, number: int) -> int:
+        """Returns how many bytes went out late."""
+        with self._lock:
+            kept = self._kept.pop(number)
+            self._servers[number].sendall(kept)
+            return len(kept)
+
+    def close(self) -> None:
+        self._listener.close()
+        for sock in self._servers:
+            sock.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                host, port = self._upstream.split(":")
+                server = socket.create_connection((host, int(port)))
+                with self._lock:
+                    number = len(self._servers)
+                    self._servers.append(server)
+                threading.Thread(target=self._forth, args=(number, client, server), daemon=True).start()
+                threading.Thread(target=self._back, args=(server, client), daemon=True).start()
+
+    def _forth(self, number: int, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                with self._lock:
+                    if number in self._kept:
+                        self._kept[number] += data
+                    else:
+                        server.sendall(data)
+            with self._lock:
+                if number not in self._kept:
+                    server.shutdown(socket.SHUT_WR)
+
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                client.sendall(data)
 
 
 def total(process: FakeManager, name: str) -> feed.IoCounters:
