@@ -38,7 +38,12 @@ class SyncObj:
     _SyncObj__serializer: Any
     _SyncObj__pipeNotifier: PipeNotifier
     def __init__(
-        self, selfNode: str | TCPNode, otherNodes: Iterable[str | TCPNode], conf: SyncObjConf | None = None
+        self,
+        selfNode: str | TCPNode,
+        otherNodes: Iterable[str | TCPNode],
+        conf: SyncObjConf | None = None,
+        *,
+        transportClass: type[Transport] = ...,
     ) -> None: ...
     def destroy(self) -> None: ...
     def doTick(self, timeToWait: float = 0.0) -> None: ...

@@ -1,8 +1,11 @@
 """Leader changes, isolation and retries, with real processes."""
 
 import asyncio
+import pickle
 import signal
+import struct
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -136,3 +139,17 @@ async def test_a_leader_that_stops_in_order_hands_over_without_an_election_timeo
         begun = time.monotonic()
         await rest[0].propose(storage("after"))
         assert time.monotonic() - begun < 1.2
+
+
+async def test_strangers_are_cut_off_and_harm_nothing(tmp_path: Path) -> None:
+    async with raft_cluster(tmp_path) as cluster:
+        host, port = cluster.nodes[0].address.split(":")
+        for first_message in (["status"], ["add", "127.0.0.1:9"], "readonly", {"type": "append_entries"}):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            data = zlib.compress(pickle.dumps(first_message, 2))
+            writer.write(struct.pack("i", len(data)) + data)
+            assert await asyncio.wait_for(reader.read(), 5) == b""  # closed without an answer
+            writer.close()
+        await cluster.nodes[0].propose(storage("after"))
+        assert "raft.round_failed" not in cluster.nodes[0].stderr
+        assert len((await cluster.nodes[0].status())["members"]) == 2

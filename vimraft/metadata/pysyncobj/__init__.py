@@ -2,9 +2,9 @@
 
 May live here: everything that knows PySyncObj. One subject a file: `config` (options), `errors`,
 `files` (durable writes), `members` (who votes, across restarts), `snapshot` (the tables on disk and
-on the wire), `recovery` (what a restart finds), `matching` (what a follower
-keeps), `node` (the Raft node), `ticker` (its thread),
-`log` (the port). A hardened journal and a transport with TLS are further files beside these.
+on the wire), `recovery` (what a restart finds), `matching` (what a follower keeps), `transport` (who
+is heard), `node` (the Raft node), `ticker` (its thread), `log` (the port). A hardened journal is a
+further file beside these.
 
 Kept now: after `kill -9` of any or all processes, every acknowledged command is there again; a
 snapshot or journal that cannot be read stops the process instead of starting it empty; one

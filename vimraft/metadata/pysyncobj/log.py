@@ -203,10 +203,10 @@ class PySyncObjLog:
                     return result
                 if code in _NOT_DONE:
                     why = _NOT_DONE[code]
-                    await asyncio.sleep(min(RETRY_PAUSE_S, max(0.0, deadline - self._loop.time())))
                 else:
                     in_doubt = True
                     attempt_s = min(2 * attempt_s, MAX_ATTEMPT_S)
+                await asyncio.sleep(min(RETRY_PAUSE_S, max(0.0, deadline - self._loop.time())))
                 continue
             if in_doubt:
                 raise UnknownOutcome(f"{self._config.self_address}: {why} before the deadline")

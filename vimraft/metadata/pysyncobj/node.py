@@ -24,6 +24,7 @@ from vimraft.metadata.pysyncobj.matching import match
 from vimraft.metadata.pysyncobj.members import MembersFile, is_membership, save_members
 from vimraft.metadata.pysyncobj.recovery import Recovered, TrimmingJournal
 from vimraft.metadata.pysyncobj.snapshot import Snapshot, SnapshotExchange
+from vimraft.metadata.pysyncobj.transport import MemberTransport
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,6 @@ STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
 _PING = "vimraft_ping"
 _STEP_ASIDE = "vimraft_step_aside"
-_ADMIN_MESSAGES = ("status", "add", "remove", "set_version", "transfer")
 
 Apply = Callable[[State, bytes], tuple[State, bytes]]
 Fatal = Callable[[int, str], None]
@@ -73,7 +73,7 @@ class RaftNode(SyncObj):
         self._status_of: tuple[int, Node | None] | None = None
         self._published: tuple[float, LogStatus] | None = None
         partners = sorted(found.members - {config.self_address})
-        super().__init__(config.self_address, partners, config.to_pysyncobj())
+        super().__init__(config.self_address, partners, config.to_pysyncobj(), transportClass=MemberTransport)
         self._SyncObj__raftLog._destroy()
         self._SyncObj__raftLog = TrimmingJournal(str(config.journal_path))
         # The stock node takes the stored commit index as it is, also when the journal is shorter.
@@ -86,16 +86,7 @@ class RaftNode(SyncObj):
             recovered=None if found.snapshot is None else (found.snapshot, found.members),
             failed=self._compaction_failed,
         )
-        self._take_over_transport()
-
-    def _take_over_transport(self) -> None:
-        transport = self._SyncObj__transport
-        transport.setOnMessageReceivedCallback(self._receive)
-        # Anonymous "readonly" peers could submit commands; nobody here needs them.
-        transport.setOnReadonlyNodeConnectedCallback(transport.dropNode)
-        transport.setOnReadonlyNodeDisconnectedCallback(None)
-        for message in _ADMIN_MESSAGES:
-            transport.setOnUtilityMessageCallback(message, None)
+        self._SyncObj__transport.setOnMessageReceivedCallback(self._receive)
 
     # --- the one replicated method ----------------------------------------------------------------
 
