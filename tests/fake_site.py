@@ -158,7 +158,7 @@ class FakeService:
         )  # fmt: skip
         return s.VolumeReply(
             volume=found, segments=(segment,), segments_left_out=0, planned=planned,
-            index=self.reply.as_of.index,
+            index=self.reply.as_of.index - 3,
         )  # fmt: skip
 
     async def status(self) -> s.StatusReply:

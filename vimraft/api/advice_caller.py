@@ -3,6 +3,7 @@
 May live here: one branch or function per class of vimraft.api.caller_errors; vimraft.api.advice calls in.
 """
 
+import shlex
 from collections.abc import Mapping
 
 from vimraft.api import caller_errors as caller
@@ -159,7 +160,7 @@ def _from_local_error(error: caller.CallerError) -> Advice:
 def _device_in_use(error: caller.DeviceInUse) -> Advice:
     users = f" by {listed(error.users)}" if error.users else ""
     mounts = [user for user in error.users if user.startswith("/")]
-    remedy = f"unmount it first: umount {mounts[0]}" if mounts else "stop what uses it first"
+    remedy = f"unmount it first: umount {shlex.quote(mounts[0])}" if mounts else "stop what uses it first"
     return make_advice("local", f"{error.device} is in use{users}: not {error.doing}", remedy)
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from vimraft.api.advice import from_exception
@@ -146,10 +145,10 @@ def show_settings(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     opts = options(ctx)
     found = opts.client().status().settings
 
-    def table() -> Table:
-        shown = render.plain_table(("setting", "left"), ("value", "right"))
+    def table() -> render.Sheet:
+        shown = render.Sheet(("setting", "left"), ("value", "right"))
         for name in Settings.__struct_fields__:
-            render.add_row(shown, name, str(getattr(found, name)))
+            shown.add(name, str(getattr(found, name)))
         return shown
 
     opts.data(found, table)

@@ -90,14 +90,14 @@ def list_storages(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
         row["free_bytes"] = int(row["free_bytes"]) + found.free_bytes
 
     def table() -> RenderableType:
-        shown = render.plain_table(
+        shown = render.Sheet(
             ("storage", "left"), ("site", "left"), ("real volumes", "right"), ("free", "right"),
             ("capacity", "right"), ("URI", "left"),
         )  # fmt: skip
         for row in rows.values():
             free, capacity = int(row["free_bytes"]), int(row["capacity_bytes"])
-            render.add_row(
-                shown, str(row["address"]), str(row["site"]), str(row["reals"]), format_bytes(free, "down"),
+            shown.add(
+                str(row["address"]), str(row["site"]), str(row["reals"]), format_bytes(free, "down"),
                 format_bytes(capacity, "down"), str(row["uri"]),
             )  # fmt: skip
         return Group(shown, render.as_of_line(status.as_of))

@@ -161,14 +161,14 @@ def uri(
 def map_show(ctx: typer.Context, name: VolumeArgument, _output: Output = Format.TABLE) -> None:
     """Show which real sectors hold which virtual sectors of a volume."""
     reply = options(ctx).client().volume_map(name)
-    options(ctx).data(reply, lambda: _map_view(reply, options(ctx).out.width))
+    options(ctx).data(reply, lambda: _map_view(reply))
 
 
-def _map_view(reply: MapReply, width: int) -> RenderableType:
+def _map_view(reply: MapReply) -> RenderableType:
     head = Text.assemble(
         (reply.name, "bold"), f": {format_bytes(reply.size_bytes)}, owner {reply.owner}, epoch {reply.epoch}"
     )
-    return Group(head, render.table_reply(reply.table, width))
+    return Group(head, render.table_reply(reply.table))
 
 
 def _tables_of(client: Client, name: str | None) -> dict[TableName, TableReply]:
@@ -208,7 +208,7 @@ def tables(
     def view() -> RenderableType:
         parts: list[RenderableType] = []
         for reply in replies.values():
-            parts += [render.table_reply(reply, opts.out.width), Text("")]
+            parts += [render.table_reply(reply), Text("")]
         return Group(*parts[:-1])
 
     opts.data(replies, view)

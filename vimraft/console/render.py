@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -41,23 +41,57 @@ Justify = Literal["left", "right"]
 
 GAP = 2
 """Blanks between two columns: one of padding, one of the box."""
+FLOOR = 6
+"""No column is folded to less than this many characters."""
 
 
-def plain_table(*columns: tuple[str, Justify], folding: frozenset[str] = frozenset()) -> Table:
-    """The house table: header, one thin line, no frame. When it is too wide, the columns named in
-    `folding` give way first (all, if none is named); no text is lost."""
-    table = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=HEAD
-    )
-    for header, justify in columns:
-        fixed = bool(folding) and header not in folding
-        table.add_column(header, justify=justify, overflow="fold", no_wrap=fixed)
-    return table
+class Sheet:
+    """The house table: header, one thin line, no frame; as wide as it must be.
 
+    When the terminal is too narrow the column names fold first, then the columns named in `folding`, then
+    the widest ones. Cells fold, they are never cut off (rich by itself would crop a crowded table).
+    """
 
-def add_row(table: Table, *cells: str | Text) -> None:
-    """Names come from people and devices: never read them as markup."""
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    def __init__(self, *columns: tuple[str, Justify], folding: frozenset[str] = frozenset()) -> None:
+        self._columns = columns
+        self._folding = [header in folding for header, _ in columns]
+        self._rows: list[list[Text]] = []
+
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
+
+    def add(self, *cells: str | Text) -> None:
+        """Names come from people and devices: they are never read as markup."""
+        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def _widths(self, available: int) -> list[int]:
+        headers = [header for header, _ in self._columns]
+        cells = [max((row[i].cell_len for row in self._rows), default=0) for i in range(len(headers))]
+        room = available - GAP * (len(headers) - 1)
+        widths = [max(cell, len(header)) for cell, header in zip(cells, headers, strict=True)]
+        if sum(widths) <= room:
+            return widths
+        words = [max(len(word) for word in header.split()) for header in headers]
+        widths = [max(cell, word) for cell, word in zip(cells, words, strict=True)]
+        everywhere = [True] * len(widths)
+        for candidates in (self._folding, everywhere):
+            while sum(widths) > room:
+                wide = [i for i, may in enumerate(candidates) if may and widths[i] > FLOOR]
+                if not wide:
+                    break
+                widths[max(wide, key=lambda i: widths[i])] -= 1
+        return widths
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(
+            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=HEAD
+        )
+        for (header, justify), width in zip(self._columns, self._widths(options.max_width), strict=True):
+            table.add_column(header, justify=justify, overflow="fold", width=width)
+        for row in self._rows:
+            table.add_row(*row)
+        yield table
 
 
 def as_of_line(as_of: AsOf) -> Text:
@@ -80,26 +114,18 @@ def _cell(column: str, value: str | int) -> str:
     return str(value)
 
 
-def table_reply(reply: TableReply, width: int | None = None) -> RenderableType:
-    """One of the four tables under its own column names. In a narrow terminal (`width`) the names fold
-    before the cells do."""
-    count = len(reply.columns)
-    cells = [[_cell(name, cell) for name, cell in zip(reply.columns, row, strict=True)] for row in reply.rows]
-    numeric = [bool(cells) and all(isinstance(row[i], int) for row in reply.rows) for i in range(count)]
-    table = plain_table(
+def table_reply(reply: TableReply) -> RenderableType:
+    """One of the four tables under its own column names."""
+    numeric = [
+        bool(reply.rows) and all(isinstance(row[i], int) for row in reply.rows)
+        for i in range(len(reply.columns))
+    ]
+    sheet = Sheet(
         *((name, "right" if number else "left") for name, number in zip(reply.columns, numeric, strict=True))
     )
-    widest = [max((len(row[i]) for row in cells), default=0) for i in range(count)]
-    natural = sum(max(w, len(name)) for w, name in zip(widest, reply.columns, strict=True))
-    if width is not None and natural + GAP * (count - 1) > width:
-        words = [max(len(word) for word in name.split()) for name in reply.columns]
-        narrow = [max(w, word) for w, word in zip(widest, words, strict=True)]
-        if sum(narrow) + GAP * (count - 1) <= width:
-            for column, column_width in zip(table.columns, narrow, strict=True):
-                column.width = column_width
-    for row in cells:
-        add_row(table, *row)
-    body: RenderableType = table if cells else Text("(no rows)", style=DIM)
+    for row in reply.rows:
+        sheet.add(*(_cell(name, cell) for name, cell in zip(reply.columns, row, strict=True)))
+    body: RenderableType = sheet if reply.rows else Text("(no rows)", style=DIM)
     return Group(Text(reply.title, style="bold cyan"), body, as_of_line(reply.as_of))
 
 
@@ -183,15 +209,14 @@ def used_fraction(real: RealStatus) -> float:
     return 1 - real.free_bytes / real.capacity_bytes if real.capacity_bytes > 0 else 1.0
 
 
-def sites_table(sites: Iterable[SiteStatus]) -> Table:
-    table = plain_table(
+def sites_table(sites: Iterable[SiteStatus]) -> Sheet:
+    table = Sheet(
         ("site", "left"), ("manager", "left"), ("role", "left"), ("health", "left"), ("lag", "right"),
         ("seen", "right"), ("NBD address", "left"), ("then looks at", "left"),
         folding=frozenset({"health", "then looks at"}),
     )  # fmt: skip
     for site in sites:
-        add_row(
-            table,
+        table.add(
             site.name,
             site.manager,
             role_text(site),
@@ -204,8 +229,8 @@ def sites_table(sites: Iterable[SiteStatus]) -> Table:
     return table
 
 
-def reals_table(reals: Iterable[RealStatus]) -> Table:
-    table = plain_table(
+def reals_table(reals: Iterable[RealStatus]) -> Sheet:
+    table = Sheet(
         ("real volume", "left"), ("site", "left"), ("class", "left"), ("used", "left"), ("free", "right"),
         ("capacity", "right"), ("state", "left"), folding=frozenset({"state"}),
     )  # fmt: skip
@@ -216,8 +241,7 @@ def reals_table(reals: Iterable[RealStatus]) -> Table:
         if real.releasing_bytes:
             state = state + Text(f" ({format_bytes(real.releasing_bytes)} being released)", style=DIM)
         used = used_fraction(real)
-        add_row(
-            table,
+        table.add(
             real.id,
             real.site,
             real.volume_class,
@@ -229,16 +253,15 @@ def reals_table(reals: Iterable[RealStatus]) -> Table:
     return table
 
 
-def volumes_table(volumes: Iterable[VolumeStatus]) -> Table:
-    table = plain_table(
+def volumes_table(volumes: Iterable[VolumeStatus]) -> Sheet:
+    table = Sheet(
         ("volume", "left"), ("size", "right"), ("class", "left"), ("owner", "left"), ("epoch", "right"),
         ("state", "left"), ("lies at", "left"), ("r/s", "right"), ("w/s", "right"),
         folding=frozenset({"volume", "lies at"}),
     )  # fmt: skip
     for volume in volumes:
         io = sum_rates(volume.io.values())
-        add_row(
-            table,
+        table.add(
             volume.name,
             format_bytes(volume.size_bytes),
             volume.volume_class,
@@ -252,7 +275,7 @@ def volumes_table(volumes: Iterable[VolumeStatus]) -> Table:
     return table
 
 
-def _section(title: str, table: Table, empty: str) -> RenderableType:
+def _section(title: str, table: Sheet, empty: str) -> RenderableType:
     body: RenderableType = table if table.row_count else Text(empty, style=DIM)
     return Group(Text(title, style="bold cyan"), body, Text(""))
 
@@ -285,13 +308,12 @@ def volume_view(reply: VolumeReply, *, verb: str = "") -> RenderableType:
         f": {format_bytes(volume.size_bytes)} of class {volume.volume_class} at {', '.join(volume.sites)}, "
         f"owner {volume.owner}, epoch {volume.epoch}",
     )
-    table = plain_table(
+    table = Sheet(
         ("virtual sectors", "left"), ("local name", "left"), ("site", "left"), ("storage", "left"),
         ("LUN", "right"), ("real sectors", "left"), ("size", "right"),
     )  # fmt: skip
     for segment in reply.segments[:MAX_SEGMENTS_SHOWN]:
-        add_row(
-            table,
+        table.add(
             f"{segment.virtual_first}–{segment.virtual_last}",
             segment.local_name,
             segment.site,
@@ -323,13 +345,9 @@ def event_line(event: EventReply, *, date: bool = True) -> Text:
 
 
 def history_table(reply: HistoryReply) -> RenderableType:
-    table = plain_table(
-        ("index", "right"), ("when", "left"), ("who", "left"), ("what", "left"), ("name", "left")
-    )
+    table = Sheet(("index", "right"), ("when", "left"), ("who", "left"), ("what", "left"), ("name", "left"))
     for change in reply.changes:
-        add_row(
-            table, str(change.index), clock(change.at_ms, date=True), change.who, change.what, change.name
-        )
+        table.add(str(change.index), clock(change.at_ms, date=True), change.who, change.what, change.name)
     body: RenderableType = table if reply.changes else Text("(no changes yet)", style=DIM)
     return Group(body, as_of_line(reply.as_of))
 

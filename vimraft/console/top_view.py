@@ -342,7 +342,7 @@ def _panel_lines(index: int, panel: Panel, view: View, rows: int, width: int) ->
             overflow="ellipsis",
         )
     for row in shown:
-        render.add_row(table, *row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     lines.append(table)
     return lines
 
