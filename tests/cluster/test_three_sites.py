@@ -206,7 +206,7 @@ def test_tables_can_be_read_without_a_quorum_and_say_how_old_they_are(cluster: C
         for name in ("osaka", "nagoya"):
             cluster[name].start()
         cluster.wait_healthy(tuple(cluster.sites))
-    assert read(cluster, "readable", "osaka", 0, 7) == b"cut off"
+    assert read(cluster, "readable", "osaka", 0, 512)[:7] == b"cut off"
 
 
 def test_everything_is_there_after_all_sites_were_killed(cluster: Cluster) -> None:

@@ -5,6 +5,7 @@ has forked, and are daemons (another kind hangs the exit).
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -18,6 +19,7 @@ from vimraft.data.feed import Role
 from vimraft.data.feed_client import FeedClient, log_line
 
 FIRST_LISTEN_FD = 3
+_PR_SET_PDEATHSIG = 1
 _KEYS = ("feed", "lock", "manager", "model", "listen")
 
 
@@ -72,6 +74,7 @@ class DataProcess:
 
     def start(self) -> None:
         """After the fork, in the main thread."""
+        _outlive_parent()
         plane = Plane(self.role, self._params["manager"], parallel=self.parallel)
         fds = range(FIRST_LISTEN_FD, FIRST_LISTEN_FD + int(self._params["listen"]))
         client = FeedClient(plane, self._params["feed"], fds, self.quit, log)
@@ -122,6 +125,13 @@ class DataProcess:
         if self._plane is not None:
             self._plane.flush_all()
             log("process.ended", role=self.role)
+
+
+def _outlive_parent() -> None:
+    """Started on passed sockets, nbdkit asks the kernel for SIGTERM at its parent's death. This process
+    serves on without its manager, and the next manager adopts it."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, 0) != 0:
+        raise StartError(f"prctl: {os.strerror(ctypes.get_errno())}")
 
 
 def log(event: str, **fields: Any) -> None:
