@@ -19,6 +19,7 @@ from vimraft.api.schema import (
     JobReply,
     MapReply,
     StatusReply,
+    StorageStatus,
     TableReply,
     UriReply,
     VolumeReply,
@@ -89,6 +90,10 @@ class ReadOperations:
             ),
             settings=state.settings,
             version=__version__,
+            storages=tuple(
+                StorageStatus(address=storage.address, site=storage.site, uri=storage.uri)
+                for _, storage in sorted(state.storages.items())
+            ),
         )
 
     async def table(self, which: str, *, name: str | None, offset: int, limit: int) -> TableReply:
