@@ -89,17 +89,18 @@ def open_slot(spec: BackendSpec, opener: Opener, base_losses: int) -> RealSlot:
 def close_slot(slot: RealSlot) -> int:
     """Close for good; returns the losses that its successor starts with (INV-3): a flush that fails now
     means that acknowledged writes may be gone."""
-    losses = slot.losses
     backend = slot.backend
     if backend is None:
-        return losses
+        return slot.losses
+    more = 0
     if slot.lost:
-        losses += 1
+        more += 1
     else:
         try:
             backend.flush()
         except OSError:
-            losses += 1
+            more += 1
+    losses = slot.losses + more  # after the flush: it may itself notice that a session was lost
     try:
         backend.close()
     except OSError:
