@@ -5,7 +5,9 @@ from .node import Node, TCPNode
 from .tcp_connection import TcpConnection
 
 class Transport:
-    def setOnMessageReceivedCallback(self, callback: Callable[[Node, dict[str, Any]], None] | None) -> None: ...
+    def setOnMessageReceivedCallback(
+        self, callback: Callable[[Node, dict[str, Any]], None] | None
+    ) -> None: ...
     def send(self, node: Node, message: Any) -> bool: ...
 
 class TCPTransport(Transport):

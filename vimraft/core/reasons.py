@@ -73,6 +73,4 @@ class Malformed(Struct, frozen=True, tag=True):
     problem: str
 
 
-Reason = (
-    NotFound | Exists | Invalid | InUse | NoSpace | Unsupported | NotFormed | Outdated | Malformed
-)
+Reason = NotFound | Exists | Invalid | InUse | NoSpace | Unsupported | NotFormed | Outdated | Malformed
