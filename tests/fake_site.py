@@ -42,6 +42,7 @@ def site(name: str, role: str = "follower", **changes: Any) -> s.SiteStatus:
         api_url="http://127.0.0.1:7102",
         nbd_address="127.0.0.1:10809",
         priority=("osaka",),
+        installed_index=1234,
     )
     return replace(base, **changes)
 

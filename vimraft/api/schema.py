@@ -75,6 +75,8 @@ class SiteStatus(Struct, frozen=True):
     nbd_address: str
     priority: tuple[str, ...] = ()
     incarnation: str = ""
+    installed_index: int = -1
+    """Its export and store both serve tables of at least this index; -1: none."""
 
 
 class RealStatus(Struct, frozen=True):
@@ -283,6 +285,7 @@ class Heartbeat(Struct, frozen=True):
     pid: Pids
     problem: str
     sent_ms: int
+    installed_index: int = -1
     volumes: dict[str, IoRates] = field(default_factory=dict)
     reals: dict[str, IoRates] = field(default_factory=dict)
 

@@ -40,13 +40,14 @@ Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="64M, 1.5G, 1T
 
 
 def wait_for(client: Client, index: int, what: str) -> None:
-    """Until every healthy site has applied command `index`. Raises NotYetEverywhere."""
+    """Until the data plane of every site that answers serves the tables of command `index`.
+
+    Raises NotYetEverywhere."""
     started_s = time.monotonic()
     while True:
         status = client.status()
-        newest = status.as_of.index
-        behind = [s.name for s in status.sites if s.role != "down" and newest - s.lag < index]
-        if newest >= index and not behind:
+        behind = [s.name for s in status.sites if s.role != "down" and s.installed_index < index]
+        if not behind:
             return
         waited_s = time.monotonic() - started_s
         if waited_s > WAIT_LIMIT_S:

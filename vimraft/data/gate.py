@@ -20,7 +20,7 @@ from vimraft.data.remote import LinkKey, Vitals
 from vimraft.data.volume import Plan
 
 if TYPE_CHECKING:
-    from vimraft.data.handle import Handle
+    from vimraft.data.slow_path import SlowPath
 
 DRAIN_POLL_FIRST_S = 0.000_05
 DRAIN_POLL_LAST_S = 0.005
@@ -57,7 +57,7 @@ class Totals:
         self.reads = self.writes = self.read_bytes = self.write_bytes = 0
         self.read_ns = self.write_ns = self.flushes = self.errors = self.forwarded = 0
 
-    def add(self, other: "Totals | Handle") -> None:
+    def add(self, other: "Totals | SlowPath") -> None:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -73,7 +73,7 @@ class VolumeGate:
         self.io_timeout_s = io_timeout_s
         self.removed = ""
         """Why no request passes any more ('' = it may)."""
-        self.handles: set[Handle] = set()
+        self.handles: set[SlowPath] = set()
         self.waiting = 0
         self.totals = Totals()
         self._holds: set[int] = set()
@@ -129,7 +129,7 @@ class VolumeGate:
 
     def _refresh(self) -> None:
         plan = self.plan
-        passes = not (self._holds or self.removed or plan.needs_lease or plan.kind == "forward")
+        passes = not (self._holds or self.removed or plan.needs_lease)
         self.fast = plan if passes else None
 
     @property
@@ -137,7 +137,7 @@ class VolumeGate:
         return bool(self._holds)
 
     # --- the request's side ---------------------------------------------------------------------
-    def admit(self, handle: "Handle", deadline: float) -> Plan:
+    def admit(self, handle: "SlowPath", deadline: float) -> Plan:
         """The plan to use, with `handle` busy; waits in holds. Raises IoError (handle not busy then)."""
         while True:
             handle.begin()
@@ -154,7 +154,7 @@ class VolumeGate:
     def lease_valid(self, plan: Plan) -> bool:
         return not plan.needs_lease or self.lease.valid()
 
-    def _wait(self, handle: "Handle", deadline: float) -> None:
+    def _wait(self, handle: "SlowPath", deadline: float) -> None:
         with self._changed:
             if self.removed or handle.superseded:
                 raise IoError(errno.ESHUTDOWN, f"{self.name}: {self.removed or 'a newer session took over'}")

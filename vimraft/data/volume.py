@@ -46,6 +46,7 @@ class FastEntry(NamedTuple):
     counters: Counters
     backend: Backend
     """For its `broken`; only there with a descriptor."""
+    key: LinkKey | None
 
 
 _NO_COUNTERS = Counters()
@@ -106,9 +107,11 @@ class Plan:
 def _fast(entry: Entry, writable: bool) -> FastEntry:
     backend = entry.real.backend if entry.real is not None else None
     if backend is None:
-        return FastEntry(entry.end, -1, -1, 0, _NO_COUNTERS, cast(Backend, None))
+        return FastEntry(
+            entry.end, -1, -1, 0, _NO_COUNTERS, cast(Backend, None), entry.key if writable else None
+        )
     write_fd = backend.fd if writable else -1
-    return FastEntry(entry.end, backend.fd, write_fd, entry.delta, backend.counters, backend)
+    return FastEntry(entry.end, backend.fd, write_fd, entry.delta, backend.counters, backend, None)
 
 
 def make_plan(volume: VolumeMap, role: Role, real_of: Callable[[str], RealSlot]) -> Plan:

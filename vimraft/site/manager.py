@@ -218,6 +218,7 @@ class SiteManager(ReadOperations, ChangeOperations):
             pid=self.site.pids(os.getpid()),
             problem=self.site.problem(),
             sent_ms=int(time.time() * 1e3),
+            installed_index=self.site.installed_index(),
             volumes=self.site.volume_rates.rates(),
             reals=my_reals(self.site),
         )

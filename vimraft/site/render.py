@@ -158,6 +158,7 @@ def site_status(
         nbd_address=manager.nbd_address,
         priority=site.priority,
         incarnation=latest[0].incarnation if latest else "",
+        installed_index=latest[0].installed_index if latest else -1,
     )
 
 

@@ -153,7 +153,11 @@ def test_waiting_ends_with_the_names_of_sites_that_lag(
     sites = cluster.service.reply.sites
     cluster.service.reply = replace(
         cluster.service.reply,
-        sites=(replace(sites[0], role="down", lag=99), sites[1], replace(sites[2], lag=5)),
+        sites=(
+            replace(sites[0], role="down", installed_index=-1),
+            sites[1],
+            replace(sites[2], installed_index=5),
+        ),
     )
     result = cluster("vol", "create", "new", "--size", "64M", "--class", "ssd", "--wait")
     assert result.code == 5

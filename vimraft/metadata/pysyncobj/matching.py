@@ -25,10 +25,15 @@ class Match(NamedTuple):
     """First index whose entry will be replaced."""
 
 
-def match(journal: Journal, message: dict[str, Any]) -> Match:
-    """`message` is an append_entries; the journal holds at least one entry, without gaps."""
+def match(journal: Journal, message: dict[str, Any], committed: int) -> Match:
+    """`message` is an append_entries; the journal holds at least one entry, without gaps.
+    `committed`: this node's commit index."""
     previous = message.get("prevLogIdx")
-    if previous is None or "transmission" in message:
+    if previous is None:
+        # Part of a snapshot. It says nothing about our entries, but PySyncObj would commit all of
+        # them up to the leader's commit index, also a tail that the leader has replaced.
+        return Match({**message, "commit_index": min(message["commit_index"], committed)})
+    if "transmission" in message:
         return Match(message)
     first, last = journal[0][1], journal[-1][1]
     if not first <= previous <= last or journal[previous - first][2] != message["prevLogTerm"]:

@@ -163,7 +163,7 @@ class RaftNode(SyncObj):
 
     def _receive_entries(self, node: Node, message: dict[str, Any]) -> None:
         self._last_heard = time.monotonic()
-        matched = match(self._SyncObj__raftLog, message)
+        matched = match(self._SyncObj__raftLog, message, self.raftCommitIndex)
         if matched.conflict is not None and matched.conflict <= self.raftLastApplied:
             self._end(
                 EXIT_DATA,
