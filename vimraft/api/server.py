@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Dependency, Parameter
+from litestar.params import Dependency, FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Response as PlainResponse
 
 from vimraft import __version__
@@ -106,89 +106,99 @@ async def status(service: Manager) -> StatusReply:
 @get("/v1/tables/{which:str}", guards=[require_token])
 async def table(
     service: Manager,
-    which: str,
-    name: str | None = None,
-    offset: Annotated[int, Parameter(ge=0)] = 0,
-    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    which: FromPath[str],
+    name: FromQuery[str | None] = None,
+    offset: Annotated[int, QueryParameter(ge=0)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = MAX_PAGE,
 ) -> TableReply:
     return await service.table(which, name=name, offset=offset, limit=limit)
 
 
 @get("/v1/volumes/{name:str}", guards=[require_token])
-async def volume(service: Manager, name: str) -> VolumeReply:
+async def volume(service: Manager, name: FromPath[str]) -> VolumeReply:
     return await service.volume(name)
 
 
 @get("/v1/volumes/{name:str}/map", guards=[require_token])
-async def volume_map(service: Manager, name: str) -> MapReply:
+async def volume_map(service: Manager, name: FromPath[str]) -> MapReply:
     return await service.volume_map(name)
 
 
 @get("/v1/volumes/{name:str}/uri", guards=[require_token])
-async def volume_uri(service: Manager, name: str, site: str | None = None) -> UriReply:
+async def volume_uri(service: Manager, name: FromPath[str], site: FromQuery[str | None] = None) -> UriReply:
     return await service.volume_uri(name, site)
 
 
 @post("/v1/volumes", guards=[require_token])
-async def build(service: Manager, caller: From, data: BuildRequest) -> VolumeReply:
+async def build(service: Manager, caller: From, data: JSONBody[BuildRequest]) -> VolumeReply:
     return await service.build(data, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/volumes/{name:str}/grow", guards=[require_token], status_code=200)
-async def grow(service: Manager, caller: From, name: str, data: GrowRequest) -> VolumeReply:
+async def grow(
+    service: Manager, caller: From, name: FromPath[str], data: JSONBody[GrowRequest]
+) -> VolumeReply:
     return await service.grow(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/volumes/{name:str}", guards=[require_token], status_code=200)
-async def delete_volume(service: Manager, caller: From, name: str) -> VolumeReply:
+async def delete_volume(service: Manager, caller: From, name: FromPath[str]) -> VolumeReply:
     return await service.delete(name, who=caller.who, request_id=caller.request_id)
 
 
 @put("/v1/storages", guards=[require_token])
-async def set_storage(service: Manager, caller: From, data: StorageRequest) -> DoneReply:
+async def set_storage(service: Manager, caller: From, data: JSONBody[StorageRequest]) -> DoneReply:
     return await service.set_storage(data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/storages/{address:str}", guards=[require_token], status_code=200)
-async def remove_storage(service: Manager, caller: From, address: str) -> DoneReply:
+async def remove_storage(service: Manager, caller: From, address: FromPath[str]) -> DoneReply:
     return await service.remove_storage(address, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/reals", guards=[require_token], status_code=202)
-async def add_real(service: Manager, caller: From, data: AddRealRequest) -> JobReply:
+async def add_real(service: Manager, caller: From, data: JSONBody[AddRealRequest]) -> JobReply:
     return await service.add_real(data, who=caller.who)
 
 
 @put("/v1/reals/{storage:str}/{lun:int}", guards=[require_token])
-async def set_real(service: Manager, caller: From, storage: str, lun: int, data: SetRealRequest) -> DoneReply:
+async def set_real(
+    service: Manager, caller: From, storage: FromPath[str], lun: FromPath[int], data: JSONBody[SetRealRequest]
+) -> DoneReply:
     return await service.set_real(storage, lun, data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/reals/{storage:str}/{lun:int}", guards=[require_token], status_code=200)
-async def remove_real(service: Manager, caller: From, storage: str, lun: int) -> DoneReply:
+async def remove_real(
+    service: Manager, caller: From, storage: FromPath[str], lun: FromPath[int]
+) -> DoneReply:
     return await service.remove_real(storage, lun, who=caller.who, request_id=caller.request_id)
 
 
 @get("/v1/jobs/{job_id:str}", guards=[require_token])
-async def job(service: Manager, job_id: str) -> JobReply:
+async def job(service: Manager, job_id: FromPath[str]) -> JobReply:
     return await service.job(job_id)
 
 
 @put("/v1/sites/{name:str}/priority", guards=[require_token])
-async def set_priority(service: Manager, caller: From, name: str, data: PriorityRequest) -> DoneReply:
+async def set_priority(
+    service: Manager, caller: From, name: FromPath[str], data: JSONBody[PriorityRequest]
+) -> DoneReply:
     return await service.set_priority(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @put("/v1/settings/{name:str}", guards=[require_token])
-async def set_setting(service: Manager, caller: From, name: str, data: SettingRequest) -> DoneReply:
+async def set_setting(
+    service: Manager, caller: From, name: FromPath[str], data: JSONBody[SettingRequest]
+) -> DoneReply:
     return await service.set_setting(name, data, who=caller.who, request_id=caller.request_id)
 
 
 @get("/v1/events", guards=[require_token])
 async def events(
     service: Manager,
-    after: Annotated[int, Parameter(ge=-1)] = -1,
-    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100,
+    after: Annotated[int, QueryParameter(ge=-1)] = -1,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = 100,
 ) -> EventsReply:
     """Events with an id above `after`, oldest first; `after=-1`: the newest `limit`."""
     return await service.events(after=after, limit=limit)
@@ -196,23 +206,23 @@ async def events(
 
 @get("/v1/history", guards=[require_token])
 async def history(
-    service: Manager, limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 100
+    service: Manager, limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = 100
 ) -> HistoryReply:
     return await service.history(limit=limit)
 
 
 @post("/v1/members", guards=[require_token], status_code=200)
-async def join(service: Manager, caller: From, data: JoinRequest) -> JoinReply:
+async def join(service: Manager, caller: From, data: JSONBody[JoinRequest]) -> JoinReply:
     return await service.join(data, who=caller.who)
 
 
 @delete("/v1/members/{name:str}", guards=[require_token], status_code=200)
-async def remove_manager(service: Manager, caller: From, name: str) -> DoneReply:
+async def remove_manager(service: Manager, caller: From, name: FromPath[str]) -> DoneReply:
     return await service.remove_manager(name, who=caller.who, request_id=caller.request_id)
 
 
 @post("/v1/internal/heartbeat", guards=[require_token], status_code=204)
-async def heartbeat(service: Manager, data: Heartbeat) -> None:
+async def heartbeat(service: Manager, data: JSONBody[Heartbeat]) -> None:
     await service.heartbeat(data)
 
 
