@@ -15,9 +15,10 @@ from nbd_plugin.failures import Failures, OpenFailures, ParallelFailures, Reques
 from vimraft.data.engine import Plane
 from vimraft.data.errors import IoError, OpenError
 from vimraft.data.feed import Role
-from vimraft.data.handle import BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, BLOCK_PREFERRED_BYTES, Handle
+from vimraft.data.handle import Handle
 from vimraft.data.process import DataProcess, log
 from vimraft.data.sessions import PeerExport
+from vimraft.data.slow_path import BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, BLOCK_PREFERRED_BYTES
 
 _ensure = ctypes.pythonapi.PyGILState_Ensure
 _ensure.restype, _ensure.argtypes = ctypes.c_int, ()
