@@ -11,12 +11,12 @@ import structlog
 from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State as AppState
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Dependency, FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Response as PlainResponse
 
 from vimraft import __version__
@@ -65,8 +65,8 @@ class Caller:
         self.request_id = request_id
 
 
-Manager = Annotated[Service, Dependency(skip_validation=True)]
-From = Annotated[Caller, Dependency(skip_validation=True)]
+Manager = NamedDependency[SkipValidation[Service]]
+From = NamedDependency[SkipValidation[Caller]]
 
 
 def provide_service(request: AnyRequest) -> Service:
