@@ -1,7 +1,9 @@
 """Apply: the one function by which the tables change, deterministic and total (INV-8).
 
 May live here: decoding, dedupe, history, and the choice of the function for a command. What a command
-does is in `apply_members`, `apply_reals` and `apply_volumes`. Depends on nothing but (state, bytes).
+does is in `apply_members`, `apply_reals` and `apply_volumes`. Depends on nothing but (state, bytes): a
+Map iterates in the order of hashes, which differ from process to process, so wherever order reaches the
+tables or an outcome, it is sorted first.
 
 Every command in the log moves the index by one: refused ones, malformed ones and retries too, so that
 all managers that applied the same entries hold the same index. Nothing else changes on a refusal but

@@ -66,7 +66,8 @@ def _clash(state: State, command: AddRealVolume, storage: Storage) -> Reason | N
     if id_ in state.reals:
         return Exists("real volume", str(id_))
     manager = state.sites[storage.site].manager
-    for other in state.reals.values():
+    for other_id in sorted(state.reals):  # a Map iterates in the order of this process's hashes
+        other = state.reals[other_id]
         if other.label_id == command.label_id:
             return Invalid("label id", command.label_id, f"is the label of real volume {other.id} already")
         if other.uri == command.uri and state.sites[other.site].manager == manager:
