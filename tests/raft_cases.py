@@ -139,6 +139,8 @@ class NodeProcess:
         """Raises CallFailed."""
         assert self._process is not None
         assert self._process.stdin is not None
+        if self._reading is None or self._reading.done():
+            raise CallFailed("Gone", f"{self.address} has ended")
         number = next(self._ids)
         future = asyncio.get_running_loop().create_future()
         self._answers[number] = future
