@@ -1,6 +1,6 @@
 """A volume of 100,000 segments: what a manager does with it stays within bounds.
 
-The bounds are several times what one idle core needs, since tests share the machine.
+Bounds are processor time, several times what an idle core needs, since tests share the machine.
 """
 
 import time
@@ -71,9 +71,9 @@ def empty_handed() -> State:
 
 def run(state: State, command) -> tuple[State, float]:
     """The tables after `command`, which must succeed, and the milliseconds that it took."""
-    began = time.perf_counter()
+    began = time.process_time()
     state, outcome = apply_request(state, Request("big", state.index, 0, "", command))
-    took_ms = (time.perf_counter() - began) * 1_000
+    took_ms = (time.process_time() - began) * 1_000
     assert isinstance(outcome, Applied), outcome
     print(f"{type(command).__name__}: {took_ms:.1f} ms")
     return state, took_ms
@@ -107,10 +107,10 @@ def test_changing_a_scattered_volume_is_fast(scattered):
 
 
 def test_snapshots_of_scattered_tables_are_fast(scattered):
-    began = time.perf_counter()
+    began = time.process_time()
     data = codec.encode_state(scattered)
     assert codec.decode_state(data) == scattered
-    took_ms = (time.perf_counter() - began) * 1_000
+    took_ms = (time.process_time() - began) * 1_000
     print(f"snapshot, {len(data)} bytes: {took_ms:.0f} ms")
     assert took_ms < 1_000
 
@@ -121,17 +121,17 @@ def test_resolving_in_a_scattered_volume_takes_microseconds(scattered):
     offsets = [(n * 7_919 % len(segments)) * UNIT * 512 + 4_096 for n in range(10_000)]
     best_us = 1e9
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         for offset in offsets:
             index.find(offset, 4_096)
-        best_us = min(best_us, (time.perf_counter() - began) / len(offsets) * 1e6)
+        best_us = min(best_us, (time.process_time() - began) / len(offsets) * 1e6)
     print(f"find: {best_us:.2f} µs")
     assert best_us < 5
 
 
 def test_a_page_of_a_long_table_is_built_alone(scattered):
-    began = time.perf_counter()
+    began = time.process_time()
     rows = virtual_sectors(scattered, "big", SEGMENTS - 120, 50).rows
-    took_ms = (time.perf_counter() - began) * 1_000
+    took_ms = (time.process_time() - began) * 1_000
     assert len(rows) == 20
     assert took_ms < 50
