@@ -165,9 +165,10 @@ class Request(Struct, frozen=True):
 class Applied(Struct, frozen=True, tag=True):
     index: int
     volume: Volume | None = None
-    """The volume built, grown or deleted."""
+    """The volume built, grown or deleted; None if its map is too long to be remembered for a retry
+    (`apply.MAX_OUTCOME_SEGMENTS`): then the tables have it. A plan always has it."""
     real: RealVolume | None = None
-    """The real volume added or changed."""
+    """The real volume added, changed or removed; None likewise if its free list is too long."""
 
 
 class Rejected(Struct, frozen=True, tag=True):
