@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from core_cases import SITES, UNIT, manager, three_sites
+from tests.core_cases import SITES, UNIT, manager, three_sites
 
 from vimraft.core import codec
 from vimraft.core.apply import apply

@@ -254,6 +254,9 @@ class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
     nbd_address: str
     peer_address: str
     sites: tuple["JoinSite", ...]
+    listening: bool = False
+    """It runs and may be given its vote; before that only the tables learn of it, since a voter that
+    does not answer would only weaken the cluster."""
 
 
 class JoinSite(Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +268,8 @@ class JoinReply(Struct, frozen=True):
     cluster_id: str
     members: tuple[str, ...]
     """Raft addresses of the other voters."""
+    api_urls: tuple[str, ...] = ()
+    """Of the other managers."""
 
 
 class UriReply(Struct, frozen=True):

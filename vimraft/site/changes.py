@@ -49,12 +49,12 @@ from vimraft.core.commands import (
 )
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName, StorageAddress, VolumeName
 from vimraft.core.reasons import Exists, Invalid, NotFound
-from vimraft.core.tables import Manager, Site, Storage
+from vimraft.core.tables import Manager, Site, Storage, Volume
 from vimraft.data.prepare import PrepareRequest, prepare
 from vimraft.site import devices
 from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.jobs import Job
-from vimraft.site.render import volume_reply
+from vimraft.site.render import reply_of
 
 INSTALL_WAIT_S = 2.0
 PROXY_TIMEOUT_S = 30.0
@@ -98,7 +98,8 @@ class ChangeOperations:
             outcome = plan(state, command)
             if isinstance(outcome, Rejected):
                 raise Refused(outcome.reason)
-            return volume_reply(state, outcome, planned=True)
+            assert outcome.volume is not None, "a plan always shows its volume"
+            return reply_of(state, outcome.volume, {}, index=outcome.index, planned=True)
         try:
             applied = await self._commit(command, who, request_id)
         except Refused as refused:
@@ -106,19 +107,26 @@ class ChangeOperations:
                 "volume.build_failed", request.name, "warning", from_reason(refused.reason).reply.message
             )
             raise
-        await self._serve_it(applied.index)
-        return volume_reply(self.site.state, applied)
+        return await self._volume_done(applied, request.name, None)
 
     async def grow(self, name: str, request: GrowRequest, *, who: str, request_id: str | None) -> VolumeReply:
         command = GrowVolume(name=VolumeName(name), size_sectors=_sectors(request.size_bytes))
         applied = await self._commit(command, who, request_id)
-        await self._serve_it(applied.index)
-        return volume_reply(self.site.state, applied)
+        return await self._volume_done(applied, name, None)
 
     async def delete(self, name: str, *, who: str, request_id: str | None) -> VolumeReply:
+        before = self.site.state.volumes.get(VolumeName(name))
         applied = await self._commit(DeleteVolume(name=VolumeName(name)), who, request_id)
+        return await self._volume_done(applied, name, before)
+
+    async def _volume_done(self, applied: Applied, name: str, before: Volume | None) -> VolumeReply:
+        """An outcome leaves out a volume of very many segments: then the tables (for one that was
+        deleted: those of before) have it."""
         await self._serve_it(applied.index)
-        return volume_reply(self.site.state, applied)
+        volume = applied.volume or self.site.state.volumes.get(VolumeName(name)) or before
+        if volume is None:  # deleted by an earlier try of this very request
+            raise Refused(NotFound("virtual volume", name))
+        return reply_of(self.site.state, volume, {}, index=applied.index)
 
     # storages and real volumes
 
@@ -230,7 +238,8 @@ class ChangeOperations:
         return await self._done(SetSetting(name=name, value=request.value), who, request_id)
 
     async def join(self, request: JoinRequest, *, who: str) -> JoinReply:
-        """Lets one more manager in: tables first, then the vote. Asked again, it changes nothing."""
+        """Lets one more manager in: tables first, then (once it runs) the vote. Asked again, it changes
+        nothing."""
         state = await self.site.fresh_state()
         manager = Manager(
             name=ManagerName(request.manager),
@@ -254,10 +263,15 @@ class ChangeOperations:
                 who,
                 None,
             )
-        await self.site.log.add_member(manager.raft_address, deadline_ms=PROPOSE_MS)
+        if request.listening:
+            await self.site.log.add_member(manager.raft_address, deadline_ms=PROPOSE_MS)
         state = self.site.state
-        others = tuple(m.raft_address for m in state.managers.values() if m.name != manager.name)
-        return JoinReply(cluster_id=state.cluster_id, members=tuple(sorted(others)))
+        others = [m for m in state.managers.values() if m.name != manager.name]
+        return JoinReply(
+            cluster_id=state.cluster_id,
+            members=tuple(sorted(m.raft_address for m in others)),
+            api_urls=tuple(sorted(m.api_url for m in others)),
+        )
 
     async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply:
         state = await self.site.fresh_state()

@@ -32,6 +32,7 @@ from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.feeder import Feeder
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
+from vimraft.site.join import ask_for_vote
 from vimraft.site.lease import LeaseKeeper
 from vimraft.site.planes import spawn_plane
 from vimraft.site.reads import ReadOperations
@@ -119,6 +120,7 @@ class SiteManager(ReadOperations, ChangeOperations):
         self._lease.start()
         self._releases.start()
         self._spawn(keep_registered(self.site))
+        self._spawn(ask_for_vote(self.config, self.token, received=lambda: self.site.state.index > 0))
         self._spawn(self._save_tables())
         self._spawn(self._record_load())
         self._spawn(self._recheck_failed())

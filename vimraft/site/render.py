@@ -15,7 +15,6 @@ from vimraft.api.schema import (
     VolumeReply,
     VolumeStatus,
 )
-from vimraft.core.commands import Applied
 from vimraft.core.ids import SECTOR_BYTES, RealId
 from vimraft.core.tables import RealVolume, Release, Segment, Site, State, Volume
 from vimraft.site.context import SiteContext
@@ -75,12 +74,6 @@ def segment_replies(state: State, volume: Volume) -> list[SegmentReply]:
         for segment in replica.segments
     )
     return list(islice(every, MAX_REPLY_SEGMENTS))
-
-
-def volume_reply(state: State, applied: Applied, *, planned: bool = False) -> VolumeReply:
-    """Of the volume that a command built, changed or deleted."""
-    assert applied.volume is not None, "the commands that lead here always answer with the volume"
-    return reply_of(state, applied.volume, {}, index=applied.index, planned=planned)
 
 
 def reply_of(

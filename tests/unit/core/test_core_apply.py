@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from core_cases import Tables, build, manager, three_sites
+from tests.core_cases import Tables, build, manager, three_sites
 from hypothesis import given
 from hypothesis import strategies as st
 

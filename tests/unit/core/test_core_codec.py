@@ -1,7 +1,7 @@
 """Bytes for the log and the snapshot."""
 
 import pytest
-from core_cases import build, three_sites
+from tests.core_cases import build, three_sites
 
 from vimraft.core import codec
 from vimraft.core.commands import DeleteVolume, RenewLease

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from core_cases import MIB, UNIT, build, three_sites
+from tests.core_cases import MIB, UNIT, build, three_sites
 
 from vimraft.core.commands import DeleteVolume, RenewLease
 from vimraft.core.invariants import INVARIANTS, check

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from core_cases import build, manager, three_sites
+from tests.core_cases import build, manager, three_sites
 
 from vimraft.core.commands import (
     ConfirmRelease,

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from core_cases import MIB, UNIT, build, real, three_sites
+from tests.core_cases import MIB, UNIT, build, real, three_sites
 
 from vimraft.core.commands import GrowVolume, SetRealVolumeState
 from vimraft.core.tables import Replica, Segment, State
