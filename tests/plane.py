@@ -82,7 +82,8 @@ class FakeManager:
         return self.uri.format(export) if "{}" in self.uri else self.uri + export
 
     # --- the process ----------------------------------------------------------------------------
-    def start(self) -> None:
+    def start(self, model: str = "") -> None:
+        """`model`: overrides the thread model that is chosen for this nbdkit."""
         launch = plan_launch(
             self.role,
             script=PLUGINS / f"{self.role}.py",
@@ -93,6 +94,9 @@ class FakeManager:
             },
             listen_fds=[self.listener.fileno()],
         )
+        if model:
+            chosen = launch.argv.index(f"model={launch.thread_model}")
+            launch.argv[chosen] = f"model={model}"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 launch.argv,
@@ -159,6 +163,11 @@ class FakeManager:
         with self._lock:
             assert self._conversation is not None
             self._conversation.sendall(feed.encode_frame(message))
+
+    def send_raw(self, data: bytes) -> None:
+        with self._lock:
+            assert self._conversation is not None
+            self._conversation.sendall(data)
 
     def hang_up(self) -> None:
         """As a manager that dies."""
@@ -299,10 +308,10 @@ class Pair:
             MapUpdate(self.index, True, self.io_timeout_ms, (store,), (), (self.real_b,), (), peers),
         )
 
-    def start(self) -> None:
+    def start(self, model: str = "") -> None:
         for process, update in zip(self.processes, self.updates(), strict=True):
             process.always_send(feed.Welcome(process.name, "life"), update)
-            process.start()
+            process.start(model)
         for process in self.processes:
             process.wait_installed(self.index)
 

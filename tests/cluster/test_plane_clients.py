@@ -12,6 +12,8 @@ import nbd
 import pytest
 from plane import MIB, Pair, connected, eventually
 
+from vimraft.data import feed
+
 pytestmark = pytest.mark.cluster
 
 DEEP_CLIENT = """
@@ -114,6 +116,55 @@ def test_a_client_that_comes_while_the_export_is_replaced_is_served_after(pair: 
     export.wait_hello(hellos + 1)
     visitor.join(15)
     assert read == [b"kept" * 128]
+
+
+@pytest.mark.parametrize("how", ["quit", "terminate"])
+def test_a_client_that_reconnects_sees_no_error_when_the_export_is_replaced(pair: Pair, how: str) -> None:
+    """Kernel clients and QEMU resend after a lost connection, but an error reply is final to them."""
+    export = pair.a.export
+    hellos = len(export.hellos)
+    replies: list[nbd.Error] = []
+    stop = threading.Event()
+    writes = []
+
+    def write_for_ever() -> None:
+        while not stop.is_set():
+            handle = nbd.NBD()
+            try:
+                handle.connect_uri(export.uri_of("v"))
+                while not stop.is_set():
+                    handle.pwrite(b"r" * 4096, 8 * MIB)
+                    writes.append(1)
+            except nbd.Error as error:
+                if handle.aio_is_ready():
+                    replies.append(error)
+
+    writer = threading.Thread(target=write_for_ever)
+    writer.start()
+    eventually(lambda: len(writes) > 20, "it writes")
+    if how == "quit":
+        export.send(feed.Quit())
+    else:
+        export.kill(signal.SIGTERM)
+    assert export.process is not None
+    assert export.process.wait(10) == 0
+    export.start()
+    export.wait_hello(hellos + 1)
+    before = len(writes)
+    eventually(lambda: len(writes) > before + 20, "it goes on")
+    stop.set()
+    writer.join(10)
+    assert replies == []
+
+
+def test_garbage_from_the_manager_ends_the_conversation_and_not_the_process(pair: Pair) -> None:
+    export = pair.a.export
+    for garbage in (b"\xff\xff\xff\xff", feed.HEADER.pack(4) + b"junk"):
+        hellos = len(export.hellos)
+        export.send_raw(garbage)
+        eventually(lambda hellos=hellos: len(export.hellos) > hellos, "it dials again")
+    with connected(export.uri_of("v")) as handle:
+        handle.pread(512, 0)
 
 
 def test_a_second_life_is_refused_while_the_first_holds_the_lock(pair: Pair) -> None:

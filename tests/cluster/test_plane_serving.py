@@ -6,11 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import nbd
 import pytest
-from plane import MIB, Pair, connected
+from plane import MIB, Pair, connected, volume
 
+from vimraft.core.ids import LABEL_BYTES
 from vimraft.data import feed
+from vimraft.data.feed import PlaneSegment
 
 pytestmark = pytest.mark.cluster
 
@@ -154,3 +157,76 @@ def test_figures_and_the_hello_reach_the_manager(pair: Pair) -> None:
     assert pair.a.export.passed[0].getsockname() == pair.a.export.listener.getsockname()
     lock = pair.directory / "a-export.lock"
     assert int(lock.read_text()) == hello.pid
+
+
+def test_sixty_four_segments_here_and_there_are_one_flat_disk(tmp_path: Path) -> None:
+    """Requests that cross many segments at both sites, several connections, against a bytearray."""
+    pair = Pair(tmp_path)
+    step = 24 * 512
+    count = 64
+    shuffled = random.Random(6).sample(range(count), count)
+    both = [
+        PlaneSegment(n * step, step, ("sa:0", "sb:0")[n % 2], LABEL_BYTES + at * step, ("", "b")[n % 2])
+        for n, at in enumerate(shuffled)
+    ]
+    there = tuple(PlaneSegment(s.offset, s.length, s.real, s.real_offset, "") for s in both if s.manager)
+    owner, forwarder, store = pair.updates()
+    owned = volume("w", 1, *both, size_bytes=count * step)
+    elsewhere = volume("w", 1, owned=False, size_bytes=count * step)
+    stored = volume("w", 1, *there, owned=False, size_bytes=count * step)
+    try:
+        for process, update, shape in zip(
+            pair.processes, (owner, forwarder, store), (owned, elsewhere, stored), strict=True
+        ):
+            process.always_send(msgspec.structs.replace(update, volumes=(shape,)))
+            process.start()
+        for process in pair.processes:
+            process.wait_installed(pair.index)
+        rng = random.Random(7)
+        model = bytearray(count * step)
+        with connected(pair.a.export.uri_of("w")) as near, connected(pair.b.export.uri_of("w")) as far:
+            for _ in range(400):
+                handle = rng.choice((near, far))
+                offset = rng.randrange(count * 24) * 512
+                length = min(rng.randrange(1, 20 * 24) * 512, len(model) - offset)
+                match rng.randrange(6):
+                    case 0 | 1 | 2:
+                        data = rng.randbytes(length)
+                        handle.pwrite(data, offset, rng.choice((0, nbd.CMD_FLAG_FUA)))
+                        model[offset : offset + length] = data
+                    case 3:
+                        handle.zero(length, offset)
+                        model[offset : offset + length] = bytes(length)
+                    case 4:
+                        handle.trim(length, offset)
+                        model[offset : offset + length] = bytes(length)
+                    case _:
+                        handle.flush()
+                other = near if handle is far else far
+                assert other.pread(length, offset) == model[offset : offset + length]
+            assert near.pread(len(model), 0) == model
+    finally:
+        pair.close()
+
+
+def test_the_parallel_thread_model_serves_the_same(tmp_path: Path) -> None:
+    """Chosen with nbdkit 1.34 and later; requests of one connection overlap then."""
+    pair = Pair(tmp_path)
+    try:
+        pair.start(model="parallel")
+        for site in (pair.a, pair.b):
+            run(
+                "fio", "--name=v", "--ioengine=nbd", f"--uri={site.export.uri_of('v')}", "--rw=randwrite",
+                "--bsrange=512-64k", "--bs_unaligned=0", "--iodepth=16", f"--size={pair.mib}M",
+                "--io_size=8M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+            )  # fmt: skip
+        with connected(pair.a.export.uri_of("v")) as handle:
+            handle.set_strict_mode(0)
+            for _ in range(50):
+                with pytest.raises(nbd.Error):
+                    handle.pread(100, 1)
+            pair.change(epoch=2)
+            handle.flush()
+        assert "request.bug" not in pair.a.export.log + pair.b.export.log + pair.b.store.log
+    finally:
+        pair.close()

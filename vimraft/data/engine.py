@@ -230,6 +230,15 @@ class Plane:
                 self._install_volume(volume)
         self._retire_real(slot)
 
+    def pause_all(self, timeout_s: float) -> None:
+        """Before a clean end: let what runs finish, and hold the rest."""
+        deadline = time.monotonic() + timeout_s
+        gates = tuple(self._volumes.values())
+        for gate in gates:
+            gate.hold(CHANGE)
+        for gate in gates:
+            gate.drain(max(0.0, deadline - time.monotonic()))
+
     def shut_down(self) -> None:
         """Turn every request away, also those that wait for a hold or a peer."""
         self.stopping = True

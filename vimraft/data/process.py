@@ -9,6 +9,8 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from vimraft.data.feed import Role
 from vimraft.data.feed_client import FeedClient, log_line
 
 FIRST_LISTEN_FD = 3
+QUIT_DRAIN_S = 5.0
+"""How long a clean shutdown waits for running requests."""
 _PR_SET_PDEATHSIG = 1
 _KEYS = ("feed", "lock", "manager", "model", "listen")
 
@@ -76,8 +80,7 @@ class DataProcess:
         """After the fork, in the main thread."""
         _outlive_parent()
         plane = Plane(self.role, self._params["manager"], parallel=self.parallel)
-        fds = range(FIRST_LISTEN_FD, FIRST_LISTEN_FD + int(self._params["listen"]))
-        client = FeedClient(plane, self._params["feed"], fds, self.quit, log)
+        client = FeedClient(plane, self._params["feed"], self._listen_fds(), self.quit, log)
         plane.report = client.report
         self._plane = plane
         self._catch_signals()
@@ -112,13 +115,22 @@ class DataProcess:
         threading.Thread(target=self._quit, name="quit", daemon=True).start()
 
     def _quit(self) -> None:
+        self.plane.pause_all(QUIT_DRAIN_S)
         self.plane.flush_all()
         self.end()
 
     def end(self) -> None:
+        """Clients are cut off before anything that waits is turned away: to a client that can reconnect, an
+        error reply is final, a lost connection is not."""
         with self._ending:
+            self.plane.stopping = True
+            for fd in self._listen_fds():
+                cut_off_clients(fd)
             self.plane.shut_down()
             self._shutdown()
+
+    def _listen_fds(self) -> range:
+        return range(FIRST_LISTEN_FD, FIRST_LISTEN_FD + int(self._params["listen"]))
 
     def clean_up(self) -> None:
         """nbdkit is about to exit and no request runs."""
@@ -132,6 +144,36 @@ def _outlive_parent() -> None:
     serves on without its manager, and the next manager adopts it."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, 0) != 0:
         raise StartError(f"prctl: {os.strerror(ctypes.get_errno())}")
+
+
+def cut_off_clients(listen_fd: int) -> int:
+    """Shut every connection that was accepted on this listening socket (nbdkit keeps their descriptors to
+    itself); returns how many. They are told by their local address, which is the listener's."""
+    cut = 0
+    with socket.socket(fileno=os.dup(listen_fd)) as listener:
+        address = _port_or_path(listener)
+    for name in os.listdir("/proc/self/fd"):
+        if not _is_socket(int(name)):
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if not listening and _port_or_path(sock) == address:
+                sock.shutdown(socket.SHUT_RDWR)
+                cut += 1
+    return cut
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False  # closed since it was listed
+
+
+def _port_or_path(sock: socket.socket) -> object:
+    """Not the host: a listener on all addresses accepts on each."""
+    address = sock.getsockname()
+    return (sock.type, address[1]) if isinstance(address, tuple) else address
 
 
 def log(event: str, **fields: Any) -> None:
