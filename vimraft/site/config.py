@@ -141,7 +141,9 @@ def _check(path: Path, config: Config) -> None:
             split_address(member)
         except ValueError as error:
             raise ConfigError(f"{path}: raft.members: {error}") from None
-    if not 50 <= config.raft.heartbeat_ms < config.raft.election_min_ms < config.raft.election_max_ms:
+    raft = config.raft
+    if not 50 <= raft.heartbeat_ms < raft.election_min_ms / 3 < raft.election_max_ms / 3:
         raise ConfigError(
-            f"{path}: raft timings must satisfy 50 <= heartbeat_ms < election_min_ms < election_max_ms"
+            f"{path}: raft timings must satisfy 50 <= heartbeat_ms, 3 * heartbeat_ms < election_min_ms < "
+            "election_max_ms"
         )
