@@ -288,3 +288,17 @@ def test_a_client_that_comes_before_the_first_map_waits_for_it() -> None:
     eventually(lambda: outcome, "the client is let in")
     thread.join(5)
     assert outcome == [16 * SECTOR]
+
+
+def test_a_map_that_moves_to_other_real_volumes_is_no_loss() -> None:
+    site = FakeSite()
+    site.install(simple_volume())
+    handle, _ = site.plane.open("v")
+    site.backends["s:0"].losses = 3
+    assert failure(handle.flush) == errno.EIO
+    site.install(volume("v", 1, PlaneSegment(0, MIB, "s:1", LABEL_BYTES, ""), epoch=2))
+    handle.flush()
+    site.backends["s:1"].losses = 1
+    site.install(simple_volume(epoch=3))
+    assert failure(handle.flush) == errno.EIO, "what was lost before the move still counts"
+    handle.flush()
