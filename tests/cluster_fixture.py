@@ -112,13 +112,13 @@ class Site:
             return client.status()
 
     def plane_pid(self, role: str) -> int | None:
-        """Of the living export or store process."""
+        """Of the living export or store process (a dead one that nobody has reaped yet does not count)."""
         try:
             pid = int((self.data_dir / "run" / f"{role}.lock").read_text().strip())
-            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
             return None
-        return pid
+        return None if state in "ZX" else pid
 
     def stop_manager(self, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int | None:
         process, self.process = self.process, None
