@@ -326,6 +326,12 @@ class Pair:
         for process in self.processes:
             process.wait_installed(self.index)
 
+    def change_on_dial(self, process: FakeManager, **changes: object) -> None:
+        """One process gets the changed map when it dials next."""
+        self.changes |= changes
+        update = dict(zip(self.processes, self.updates(), strict=True))[process]
+        process.always_send(update)
+
     def close(self) -> None:
         self.a.close()
         self.b.close()

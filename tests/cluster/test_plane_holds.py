@@ -161,6 +161,23 @@ def test_a_removed_volume_turns_its_clients_away(pair: Pair) -> None:
         pass
 
 
+def test_a_manager_that_has_not_caught_up_cannot_take_a_volume_away(pair: Pair) -> None:
+    """After its restart it may know older tables than the process that it adopts."""
+    export = pair.a.export
+    pair.change(epoch=2)
+    newest = pair.index
+    with connected(export.uri_of("v")) as handle:
+        handle.pwrite(b"o" * 512, 0)
+        hellos = len(export.hellos)
+        export.always_send(MapUpdate(newest - 1, True, 3_000))
+        export.hang_up()
+        eventually(lambda: len(export.hellos) > hellos + 2, "it hangs up and dials again")
+        assert handle.pread(512, 0) == b"o" * 512
+        pair.change_on_dial(export, epoch=3)
+        export.wait_installed(pair.index)
+        assert handle.pread(512, 0) == b"o" * 512
+
+
 def test_another_volume_built_under_the_same_name_is_not_served_to_old_clients(pair: Pair) -> None:
     with connected(pair.a.export.uri_of("v")) as handle:
         pair.change(local_name="volume B", epoch=2)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vimraft.data.errors import OpenError, PeerLost
+from vimraft.data.errors import OlderMap, OpenError, PeerLost
 from vimraft.data.feed import BackendSpec, IoCounters, MapUpdate, PeerSpec, Problem, Role, VolumeMap
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
@@ -67,8 +67,12 @@ class Plane:
 
     # --- changes --------------------------------------------------------------------------------
     def install(self, update: MapUpdate) -> int:
-        """Returns the longest time, in µs, that one volume was held for it."""
+        """Returns the longest time, in µs, that one volume was held for it. Raises OlderMap."""
         with self._change:
+            if update.index < self.installed_index:
+                raise OlderMap(
+                    f"tables of index {update.index} were sent, {self.installed_index} is installed"
+                )
             self._io_timeout_s = update.io_timeout_ms / 1000
             for gate in self._volumes.values():
                 gate.io_timeout_s = self._io_timeout_s

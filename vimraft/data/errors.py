@@ -39,10 +39,11 @@ class OpenError(Exception):
     """An export cannot be opened: names it, the cause and the remedy."""
 
 
+class OlderMap(Exception):
+    """A manager that is still catching up sent tables older than those installed: a volume built since
+    would be gone for a moment, and its clients with it."""
+
+
 class PeerLost(Exception):
     """The connection to a peer broke, or the peer refused this epoch or session: the outcome of what was
     in flight is unknown. The request is sent again, through a newer session, until its deadline."""
-
-
-def raise_invalid(offset: int, length: int, size_bytes: int) -> None:
-    raise IoError(errno.EINVAL, f"range {offset}+{length} is outside of the {size_bytes} bytes of the volume")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from vimraft.data import feed
+from vimraft.data.errors import OlderMap
 from vimraft.data.feed import FrameError, FromPlane, IoCounters, MapUpdate, Problem, Role, ToPlane
 
 DIAL_FIRST_S = 0.05
@@ -82,6 +83,9 @@ class FeedClient:
                 pause_s = DIAL_FIRST_S
             except (OSError, FrameError, msgspec.MsgspecError) as error:
                 self._log("feed.disconnected", path=self._path, error=str(error))
+            except OlderMap as error:
+                # dial again until the manager has caught up; a later change would not mend an older start
+                self._log("feed.older_map", path=self._path, error=str(error))
             except Exception as error:  # noqa: BLE001 - a map that trips us must not end the feed for good
                 self._log("feed.bug", path=self._path, error=repr(error))
             finally:
