@@ -1,0 +1,60 @@
+"""A local volume through its owner's export, against servers of plain files.
+
+May live here: the cells that need one connection and no other site.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from bench.cell import Cell
+from bench.fio import Workload
+from bench.peers import installed
+from bench.results import Result, Row, Target, judge, median
+from bench.stage import Stage, whole
+from tests.cluster_fixture import MIB
+
+KIB = 1 << 10
+PEER = "nbdkit-file"
+"""The one that targets are set against; the others are shown."""
+
+
+class LocalCell(NamedTuple):
+    name: str
+    workload: Workload
+    target: Target
+
+
+LOCAL = (
+    LocalCell("seq-read-1m", Workload("read", MIB, 1), Target("mbps", floor=0.9)),
+    LocalCell("seq-write-1m", Workload("write", MIB, 1), Target("mbps", floor=0.9)),
+    LocalCell("randread-4k-qd32", Workload("randread", 4 * KIB, 32), Target("iops", floor=0.75)),
+    LocalCell("randwrite-4k-qd32", Workload("randwrite", 4 * KIB, 32), Target("iops", floor=0.75)),
+    LocalCell("randread-4k-qd1", Workload("randread", 4 * KIB, 1), Target("iops", floor=0.8)),
+    LocalCell("randwrite-4k-qd1", Workload("randwrite", 4 * KIB, 1), Target("iops", floor=0.8)),
+)
+
+
+def measure(cell: LocalCell, stage: Stage) -> Result:
+    stage.volume("local", ("tokyo",))
+    areas = {"vimraft": whole(stage.cluster().uri("local", "tokyo"))}
+    areas |= {name: whole(stage.peer(name)) for name in installed()}
+    note = stage.quiet()
+    samples = stage.take_turns(cell.workload, areas)
+    rows = tuple(
+        Row(cell.name, str(cell.workload), name, median(taken), note) for name, taken in samples.items()
+    )
+    verdicts = tuple(
+        judge(
+            cell.name,
+            samples["vimraft"],
+            taken,
+            name,
+            cell.target if name == PEER else Target(cell.target.measure),
+        )
+        for name, taken in samples.items()
+        if name != "vimraft"
+    )
+    return Result(rows, verdicts)
+
+
+CELLS = tuple(Cell(cell.name, partial(measure, cell)) for cell in LOCAL)

@@ -1,0 +1,124 @@
+"""What cells share: the work directory, a cluster on loopback, volumes and peers filled with data.
+
+May live here: what is set up on first use and taken down at the end, however the run ends. Everything lies in
+one temporary directory, so vimraft and its peers have their files on the same file system.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import nbd
+
+from bench import fio, machine
+from bench.fio import Area, Workload
+from bench.peers import file_server, proxy_server
+from bench.progress import Progress
+from bench.results import Sample
+from tests.cluster_fixture import MIB, Cluster, running_cluster
+
+VOLUME_MIB = 256
+FILL_CHUNK_BYTES = 4 * MIB
+SPARE_MIB = 512
+"""Room for the volumes that the build cell makes."""
+
+
+class Stage:
+    """Use as a context manager."""
+
+    def __init__(self, progress: Progress, *, seconds: float, rounds: int) -> None:
+        self.progress = progress
+        self.seconds = seconds
+        self.rounds = rounds
+        self._whole = contextlib.ExitStack()
+        self._shared = contextlib.ExitStack()
+        self._cluster: Cluster | None = None
+        self._uris: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self.directory = Path(self._whole.enter_context(tempfile.TemporaryDirectory(prefix="vimraft-bench-")))
+        self._whole.callback(self.release)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._whole.close()
+
+    def release(self) -> None:
+        """End the shared cluster and the peers: cells that bring their own want the processors."""
+        self._cluster = None
+        self._uris.clear()
+        self._shared.close()
+
+    def cluster(self) -> Cluster:
+        """Three sites, each with a pool of class ssd; tokyo and osaka with 128 MiB of class nvme each."""
+        if self._cluster is None:
+            self.progress.say("starting three sites")
+            cluster = self._shared.enter_context(running_cluster(self.directory / "shared"))
+            for site in cluster.sites:
+                cluster.add_real(site, 1, "ssd", VOLUME_MIB + SPARE_MIB)
+            for site in ("tokyo", "osaka"):
+                cluster.add_real(site, 2, "nvme", VOLUME_MIB // 2)
+            self._cluster = cluster
+        return self._cluster
+
+    def volume(self, name: str, sites: tuple[str, ...], volume_class: str = "ssd") -> None:
+        """Built and filled on first use; attach it anywhere by `cluster().uri(name, site)`."""
+        cluster = self.cluster()
+        if name not in self._uris:
+            cluster.build(name, VOLUME_MIB, sites=sites, volume_class=volume_class)
+            self._uris[name] = self._fill(cluster.uri(name, sites[0]))
+
+    def peer(self, name: str) -> str:
+        """URI of a file server with a filled file of its own."""
+        if name not in self._uris:
+            path = self.directory / f"{name}.img"
+            with path.open("wb") as file:
+                file.truncate(VOLUME_MIB * MIB)
+            self._shared.callback(path.unlink)
+            self._uris[name] = self._fill(self._shared.enter_context(file_server(name, path)))
+        return self._uris[name]
+
+    def proxied_peer(self) -> str:
+        """URI of a proxy in C in front of nbdkit-file."""
+        if "proxy" not in self._uris:
+            self._uris["proxy"] = self._shared.enter_context(proxy_server(self.peer("nbdkit-file")))
+        return self._uris["proxy"]
+
+    def _fill(self, uri: str) -> str:
+        """Every byte written once, and flushed: no cell measures the allocation of blocks."""
+        self.progress.say(f"filling {uri}")
+        data = bytearray(os.urandom(FILL_CHUNK_BYTES))
+        handle = nbd.NBD()
+        handle.connect_uri(uri)
+        for offset in range(0, VOLUME_MIB * MIB, FILL_CHUNK_BYTES):
+            handle.pwrite(data, offset)
+        handle.flush()
+        handle.shutdown()
+        return uri
+
+    def take_turns(self, workload: Workload, areas: dict[str, Area]) -> dict[str, list[Sample]]:
+        """Each system once a round, beginning with another one each time. Raises FioError."""
+        samples: dict[str, list[Sample]] = {name: [] for name in areas}
+        names: Sequence[str] = list(areas)
+        for number in range(self.rounds):
+            first = number % len(names)
+            for name in [*names[first:], *names[:first]]:
+                self.progress.say(f"round {number + 1} of {self.rounds}: {name}")
+                samples[name].append(fio.run(workload, areas[name], self.seconds, self.directory))
+        return samples
+
+    def quiet(self) -> str:
+        """Waits until the machine is quiet; the note for a row that had to be measured all the same."""
+        self.progress.say("waiting for idle processors")
+        busy = machine.wait_quiet()
+        return "" if busy < machine.QUIET_FRACTION else f"machine {busy:.0%} busy with other work"
+
+
+def whole(uri: str) -> Area:
+    return Area(uri, 0, VOLUME_MIB * MIB)
