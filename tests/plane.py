@@ -6,7 +6,6 @@ starts nbdkit by `plan_launch`, accepts the feed, sends what the test says and k
 """
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -261,13 +260,6 @@ def connected(uri: str) -> Iterator[nbd.NBD]:
             handle.shutdown()
 
 
-def pid_alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
 class Pair:
     """Sites a and b. Volume `v` belongs to a: its first half lies there, the second half at b."""
 
@@ -398,10 +390,3 @@ class DelayProxy:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
                 client.sendall(data)
-
-
-def total(process: FakeManager, name: str) -> feed.IoCounters:
-    """The newest figures of a volume, not older than the call."""
-    seen = len(process.received(feed.Stats))
-    eventually(lambda: len(process.received(feed.Stats)) > seen + 1, "fresh figures")
-    return process.received(feed.Stats)[-1].volumes.get(name, feed.IoCounters())
