@@ -21,7 +21,7 @@ def message(previous: int, term: int, entries: list[Entry], commit: int = 0) -> 
 
 
 def test_a_heartbeat_about_the_middle_neither_cuts_nor_acknowledges_the_rest() -> None:
-    result = match(journal(1, 1, 1, 1), message(2, 1, [], commit=4), 1)
+    result = match(journal(1, 1, 1, 1), message(2, 1, [], commit=4), 1, 1)
     assert "prevLogIdx" not in result.message
     assert result.message["commit_index"] == 2  # the rest is not known to match
     assert result.acknowledge == 3
@@ -29,14 +29,14 @@ def test_a_heartbeat_about_the_middle_neither_cuts_nor_acknowledges_the_rest() -
 
 def test_a_repeated_message_acknowledges_what_it_holds() -> None:
     ours = journal(1, 1, 1, 1)
-    result = match(ours, message(1, 1, ours[1:3]), 1)
+    result = match(ours, message(1, 1, ours[1:3]), 1, 1)
     assert "entries" not in result.message
     assert result.acknowledge == 4
 
 
 def test_only_what_is_new_is_appended() -> None:
     ours, theirs = journal(1, 1, 1), journal(1, 1, 1, 2)
-    result = match(ours, message(1, 1, theirs[1:]), 1)
+    result = match(ours, message(1, 1, theirs[1:]), 1, 1)
     assert result.message["prevLogIdx"] == 3
     assert result.message["entries"] == theirs[3:]
     assert result.conflict is None
@@ -44,23 +44,34 @@ def test_only_what_is_new_is_appended() -> None:
 
 def test_a_conflict_is_passed_on_from_its_first_entry() -> None:
     ours, theirs = journal(1, 1, 1, 1), journal(1, 1, 2)
-    result = match(ours, message(1, 1, theirs[1:]), 1)
+    result = match(ours, message(1, 1, theirs[1:]), 1, 1)
     assert result.message["prevLogIdx"] == 2
     assert result.message["entries"] == theirs[2:]
     assert result.conflict == 3
 
 
-@pytest.mark.parametrize("given_message", [message(9, 1, []), message(2, 7, [])])
-def test_what_does_not_fit_is_left_to_the_engine(given_message: dict[str, object]) -> None:
-    result = match(journal(1, 1, 1), given_message, 1)
-    assert result.message is given_message
+@pytest.mark.parametrize(
+    ("previous", "term"),
+    [
+        (9, 1),  # behind our end
+        (13, 7),  # an entry of another term
+        (3, 1),  # before our snapshot
+        (None, None),  # the leader's log is shorter than it was told ours is
+    ],
+)
+def test_what_does_not_fit_restarts_behind_what_is_decided(previous: int, term: int) -> None:
+    ours = journal(1, 1, 1, 1, first=10)
+    result = match(ours, message(previous, term, [(b"c", 50, 9)], commit=50), 11, 12)
+    assert result.restart_from == 13
     assert result.acknowledge is None
     assert result.conflict is None
+    assert "entries" not in result.message
+    assert result.message["commit_index"] == 11
 
 
 def test_a_part_of_a_snapshot_commits_nothing_of_the_own_log() -> None:
     part = {"type": "append_entries", "term": 9, "commit_index": 50, "serialized": (b"part", True, False)}
-    result = match(journal(1, 1, 1, 1), part, 2)
+    result = match(journal(1, 1, 1, 1), part, 2, 1)
     assert result.message == {**part, "commit_index": 2}
     assert result.acknowledge is None
 
@@ -83,7 +94,7 @@ def test_any_message_leaves_what_raft_prescribes(data: st.DataObject) -> None:
     previous = data.draw(st.integers(first, first + common - 1))
     start = previous - first + 1
     sent = leader[start : data.draw(st.integers(start, len(leader)))]
-    result = match(ours, message(previous, 1, sent, commit=99), 1)
+    result = match(ours, message(previous, 1, sent, commit=99), 1, 1)
 
     expected = list(ours)
     for entry in sent:

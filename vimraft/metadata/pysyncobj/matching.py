@@ -21,23 +21,33 @@ class Match(NamedTuple):
     """What PySyncObj shall see."""
     acknowledge: int | None = None
     """Send this next index as a success: PySyncObj will not, for it sees no entries."""
+    restart_from: int | None = None
+    """Ask the leader for the entries from here on."""
     conflict: int | None = None
     """First index whose entry will be replaced."""
 
 
-def match(journal: Journal, message: dict[str, Any], committed: int) -> Match:
+def match(journal: Journal, message: dict[str, Any], committed: int, applied: int) -> Match:
     """`message` is an append_entries; the journal holds at least one entry, without gaps.
-    `committed`: this node's commit index."""
-    previous = message.get("prevLogIdx")
-    if previous is None:
-        # Part of a snapshot. It says nothing about our entries, but PySyncObj would commit all of
-        # them up to the leader's commit index, also a tail that the leader has replaced.
-        return Match({**message, "commit_index": min(message["commit_index"], committed)})
+    `committed`, `applied`: as this node knows; after a restart either may be ahead."""
     if "transmission" in message:
         return Match(message)
+    if "prevLogIdx" not in message:
+        # Part of a snapshot. It says nothing about our entries, but PySyncObj would commit all of
+        # them up to the leader's commit index, also a tail that the leader has replaced.
+        return Match(_without_entries(message, committed))
+    previous = message["prevLogIdx"]
     first, last = journal[0][1], journal[-1][1]
-    if not first <= previous <= last or journal[previous - first][2] != message["prevLogTerm"]:
-        return Match(message)  # nothing to go on from: PySyncObj asks for earlier entries
+    if (
+        previous is None  # the leader was told to go on behind the end of its own log
+        or not first <= previous <= last
+        or journal[previous - first][2] != message["prevLogTerm"]
+    ):
+        # What is committed here is certainly the leader's too. PySyncObj would ask for what follows
+        # our *last* entry, for ever if our log has a tail longer than the leader's, or step back by
+        # one entry a heartbeat.
+        decided = max(committed, applied)
+        return Match(_without_entries(message, committed), restart_from=decided + 1)
     entries: Sequence[LogEntry] = message["entries"]
     known = 0
     while known < len(entries):
@@ -49,9 +59,7 @@ def match(journal: Journal, message: dict[str, Any], committed: int) -> Match:
     if known == len(entries) and end < last:
         # Our log is longer. The rest may be newer than this message, or a tail that nobody else
         # has: neither cut nor acknowledge it, and commit nothing of it.
-        trimmed = {key: value for key, value in message.items() if key not in _APPEND_KEYS}
-        trimmed["commit_index"] = min(message["commit_index"], end)
-        return Match(trimmed, acknowledge=end + 1)
+        return Match(_without_entries(message, end), acknowledge=end + 1)
     stripped = {
         **message,
         "prevLogIdx": end,
@@ -62,3 +70,9 @@ def match(journal: Journal, message: dict[str, Any], committed: int) -> Match:
 
 
 _APPEND_KEYS = ("prevLogIdx", "prevLogTerm", "entries")
+
+
+def _without_entries(message: dict[str, Any], commit_at_most: int) -> dict[str, Any]:
+    """Says who leads and in which term, and commits no entry that may not be the leader's."""
+    rest = {key: value for key, value in message.items() if key not in _APPEND_KEYS}
+    return {**rest, "commit_index": min(message["commit_index"], commit_at_most)}

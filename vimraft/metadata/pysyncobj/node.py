@@ -163,7 +163,7 @@ class RaftNode(SyncObj):
 
     def _receive_entries(self, node: Node, message: dict[str, Any]) -> None:
         self._last_heard = time.monotonic()
-        matched = match(self._SyncObj__raftLog, message, self.raftCommitIndex)
+        matched = match(self._SyncObj__raftLog, message, self.raftCommitIndex, self.raftLastApplied)
         if matched.conflict is not None and matched.conflict <= self.raftLastApplied:
             self._end(
                 EXIT_DATA,
@@ -173,12 +173,14 @@ class RaftNode(SyncObj):
         self._SyncObj__onMessageReceived(node, matched.message)
         if matched.acknowledge is not None:
             self._acknowledge(node, matched.acknowledge, success=True)
+        if matched.restart_from is not None:
+            self._acknowledge(node, matched.restart_from, success=False, reset=True)
         if message.get("serialized") is not None:
             # The stock node is silent until the last part: its leader would count it as lost.
             self._acknowledge(node, self._SyncObj__raftLog[-1][1] + 1, success=False)
 
-    def _acknowledge(self, node: Node, next_index: int, *, success: bool) -> None:
-        message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": False, "success": success}
+    def _acknowledge(self, node: Node, next_index: int, *, success: bool, reset: bool = False) -> None:
+        message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success}
         self._SyncObj__transport.send(node, message)
 
     def ask_to_step_aside(self, leader: Node) -> None:
