@@ -198,3 +198,17 @@ async def test_two_processes_never_share_a_directory_or_an_address(tmp_path: Pat
             await same_address.start()
         assert failure.value.kind == "AddressInUse"
         await running.propose(storage("unharmed"))
+
+
+async def test_a_node_that_comes_back_alone_has_everything_that_it_had_shown(tmp_path: Path) -> None:
+    """Its data plane has acted on it: older tables could name space that was given away since."""
+    async with raft_cluster(tmp_path) as cluster:
+        node = cluster.nodes[0]
+        for i in range(5):
+            await node.propose(storage(f"seen-{i}"))
+            await asyncio.gather(*(other.kill() for other in cluster.nodes))
+            await node.start()
+            assert f"seen-{i}" in (await node.tables())["storages"]
+            await cluster.nodes[1].start()
+            await cluster.nodes[2].start()
+            await node.call("barrier", deadline_ms=10_000)

@@ -93,6 +93,9 @@ class RaftNode(SyncObj):
     @replicated
     def commit(self, data: bytes) -> bytes:
         """Called by proposers (any thread) with `callback=`; PySyncObj runs the body at apply."""
+        # PySyncObj stores its commit index once a second. What is seen here must be seen again after a
+        # kill: from older tables this manager would serve a deleted volume in another one's space.
+        self._SyncObj__raftLog.onOneSecondTimer()
         try:
             state, outcome = self._hooks.apply(self.state, data)
         except BaseException as error:
