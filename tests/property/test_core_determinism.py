@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.core_cases import SITES, UNIT, manager, three_sites
 
+from tests.core_cases import SITES, UNIT, manager, three_sites
 from vimraft.core import codec
 from vimraft.core.apply import apply
 from vimraft.core.commands import (

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import Struct
-from tests.tables_model import UNIT, Model
 
+from tests.tables_model import UNIT, Model
 from vimraft.core import codec, commands
 from vimraft.core.apply import apply, plan
 from vimraft.core.commands import (

@@ -69,7 +69,8 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
     kept = not isinstance(request.command, _NOT_KEPT)
     if kept:
         known = state.clients.get(request.client)
-        if known is not None and known.sequence == request.sequence:
+        digest = codec.command_digest(request.command)
+        if known is not None and known.sequence == request.sequence and known.digest == digest:
             return state._replace(index=index), known.outcome
         refused = _client_problem(request, known)
         if refused is not None:
@@ -81,7 +82,7 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
         after = after._replace(history=_history(after, index, request, result))
     clients = after.clients
     if kept:
-        clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome))
+        clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome, digest))
     return after._replace(index=index, clients=clients), outcome
 
 
@@ -111,6 +112,8 @@ def _client_problem(request: Request, known: ClientResult | None) -> Reason | No
     if not 0 < len(request.client) <= MAX_CLIENT_CHARS or not request.client.isprintable():
         problem = f"is not 1 to {MAX_CLIENT_CHARS} printable characters"
         return Invalid("client", checks.shown(request.client), problem)
+    if known is not None and request.sequence == known.sequence:
+        return Invalid("request id", checks.shown(request.client), "was used for another change before")
     if known is not None and request.sequence < known.sequence:
         return Outdated("client", checks.shown(request.client))
     return None

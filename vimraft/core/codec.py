@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from immutables import Map
 
-from vimraft.core.commands import Applied, Outcome, Rejected, Request
+from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
 from vimraft.core.ids import ClientId, ManagerName, VolumeName
 from vimraft.core.tables import (
     ClientResult,
@@ -135,6 +135,11 @@ def decode_state(data: bytes) -> State:
         next_release_id=raw.next_release_id,
         next_local_number=raw.next_local_number,
     )
+
+
+def command_digest(command: Command) -> bytes:
+    """Tells commands apart that came under the same request id."""
+    return hashlib.sha256(_encoder.encode(command)).digest()[:8]
 
 
 def state_digest(state: State) -> str:

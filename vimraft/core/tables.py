@@ -166,6 +166,8 @@ class ClientResult(Struct, frozen=True):
     index: int
     outcome: bytes
     """The encoded Outcome, given again to a retry (INV-8)."""
+    digest: bytes = b""
+    """Of the command: the same id under another command is a mistake of the client, not a retry."""
 
 
 class State(NamedTuple):

@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
-from tests.core_cases import Tables, build, manager, three_sites
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.core_cases import Tables, build, manager, three_sites
 from vimraft.core import apply as apply_module
 from vimraft.core import codec
 from vimraft.core.apply import MAX_CLIENTS, MAX_NESTING, MAX_REQUEST_BYTES, apply, apply_request, plan
@@ -234,3 +234,17 @@ def test_an_outcome_leaves_out_a_map_too_long_to_remember(monkeypatch):
     assert tables.applied(build("long", 50, sites=("nagoya",))).volume is not None
     assert tables.applied(GrowVolume("small", 230 * 2048)).volume is None
     assert len(tables.state.volumes["small"].replicas[0].segments) == 3
+
+
+def test_a_request_id_used_for_another_change_is_refused_not_answered_with_the_old_outcome() -> None:
+    tables = three_sites()
+    first = Request("req/same", 1, 0, "x", SetSetting("lease_ms", 4_001))
+    state, outcome = apply_request(tables.state, first)
+    assert isinstance(outcome, Applied)
+    again, repeated = apply_request(state, first)
+    assert repeated == outcome
+    other, refused = apply_request(again, Request("req/same", 1, 0, "x", SetSetting("lease_ms", 9_999)))
+    assert isinstance(refused, Rejected)
+    assert isinstance(refused.reason, Invalid)
+    assert refused.reason.field == "request id"
+    assert other.settings.lease_ms == 4_001

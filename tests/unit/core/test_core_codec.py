@@ -1,8 +1,8 @@
 """Bytes for the log and the snapshot."""
 
 import pytest
-from tests.core_cases import build, three_sites
 
+from tests.core_cases import build, three_sites
 from vimraft.core import codec
 from vimraft.core.commands import DeleteVolume, RenewLease
 from vimraft.core.tables import State

@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
-from tests.core_cases import MIB, UNIT, build, three_sites
 
+from tests.core_cases import MIB, UNIT, build, three_sites
 from vimraft.core.commands import DeleteVolume, RenewLease
 from vimraft.core.invariants import INVARIANTS, check
 from vimraft.core.tables import ClientResult, Lease, MapChange, Replica, Run, Segment, Settings, State

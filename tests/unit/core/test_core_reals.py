@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
-from tests.core_cases import build, real, three_sites
 
+from tests.core_cases import build, real, three_sites
 from vimraft.core.commands import (
     ConfirmRelease,
     DeleteVolume,

@@ -7,8 +7,8 @@ import time
 
 import msgspec
 import pytest
-from tests.core_cases import UNIT, Tables, manager, real
 
+from tests.core_cases import UNIT, Tables, manager, real
 from vimraft.core import codec
 from vimraft.core.apply import apply_request
 from vimraft.core.commands import (

@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
-from tests.core_cases import MIB, UNIT, build, real, three_sites
 
+from tests.core_cases import MIB, UNIT, build, real, three_sites
 from vimraft.core.commands import GrowVolume, SetRealVolumeState
 from vimraft.core.tables import Replica, Segment, State
 from vimraft.core.views import VIEWS, real_free, real_identifying, virtual_identifying, virtual_sectors

@@ -1,8 +1,8 @@
 """Building, growing, deleting and reopening virtual volumes."""
 
 import pytest
-from tests.core_cases import MIB, UNIT, build, manager, real, three_sites
 
+from tests.core_cases import MIB, UNIT, build, manager, real, three_sites
 from vimraft.core.apply_volumes import local_name
 from vimraft.core.commands import (
     BuildVolume,
