@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from immutables import Map
 
-from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
-from vimraft.metadata.pysyncobj.snapshot import Snapshot, encode_snapshot
-
 from tests.core_cases import Tables, three_sites
 from tests.raft_cases import NodeProcess, free_addresses, raft_cluster, storage, until
+from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
+from vimraft.metadata.pysyncobj.snapshot import Snapshot, encode_snapshot
 
 pytestmark = pytest.mark.cluster
 
