@@ -4,11 +4,14 @@ May live here: frozen structs only. Sizes are bytes, times Unix milliseconds unl
 Every answer that shows tables carries `AsOf`, since people may read them without a quorum.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from vimraft.core.tables import MapChange, Replica, Settings
+
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""What the log's codec can carry."""
 
 
 class ErrorReply(Struct, frozen=True):
@@ -141,7 +144,7 @@ class BuildRequest(Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
     volume_class: str
     sites: tuple[str, ...] = ()
-    copies: int = 1
+    copies: Int64 = 1
     plan: bool = False
     """Show what would be built, commit nothing."""
 
@@ -191,11 +194,11 @@ class AddRealRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """`size_bytes` creates the file when it does not exist (file:// only)."""
 
     storage: str
-    lun: int
+    lun: Int64
     volume_class: str
     uri: str = ""
     """Default: the storage's URI with lun-N appended."""
-    size_bytes: int | None = None
+    size_bytes: Int64 | None = None
     preallocate: bool = False
     force: bool = False
     """Take a device although it carries data or a foreign label; its content is overwritten."""
@@ -222,7 +225,7 @@ class PriorityRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SettingRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    value: int
+    value: Int64
 
 
 class EventReply(Struct, frozen=True):

@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
+from litestar.params import FromPath, FromQuery, JSONBody, PathParameter, QueryParameter, SkipValidation
 from litestar.response import Response as PlainResponse
 
 from vimraft import __version__
@@ -45,11 +45,13 @@ from vimraft.api.schema import (
     VolumeReply,
 )
 from vimraft.api.service import Service
+from vimraft.core.ids import MAX_LUN
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
 MAX_PAGE = 10_000
+MAX_INT64 = (1 << 63) - 1
 MAX_REQUEST_ID_CHARS = 64
 
 AnyRequest = Request[Any, Any, AppState]
@@ -65,6 +67,7 @@ class Caller:
         self.request_id = request_id
 
 
+Lun = Annotated[int, PathParameter(ge=0, le=MAX_LUN)]
 Manager = NamedDependency[SkipValidation[Service]]
 From = NamedDependency[SkipValidation[Caller]]
 
@@ -108,7 +111,7 @@ async def table(
     service: Manager,
     which: FromPath[str],
     name: FromQuery[str | None] = None,
-    offset: Annotated[int, QueryParameter(ge=0)] = 0,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_INT64)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = MAX_PAGE,
 ) -> TableReply:
     return await service.table(which, name=name, offset=offset, limit=limit)
@@ -163,15 +166,13 @@ async def add_real(service: Manager, caller: From, data: JSONBody[AddRealRequest
 
 @put("/v1/reals/{storage:str}/{lun:int}", guards=[require_token])
 async def set_real(
-    service: Manager, caller: From, storage: FromPath[str], lun: FromPath[int], data: JSONBody[SetRealRequest]
+    service: Manager, caller: From, storage: FromPath[str], lun: Lun, data: JSONBody[SetRealRequest]
 ) -> DoneReply:
     return await service.set_real(storage, lun, data, who=caller.who, request_id=caller.request_id)
 
 
 @delete("/v1/reals/{storage:str}/{lun:int}", guards=[require_token], status_code=200)
-async def remove_real(
-    service: Manager, caller: From, storage: FromPath[str], lun: FromPath[int]
-) -> DoneReply:
+async def remove_real(service: Manager, caller: From, storage: FromPath[str], lun: Lun) -> DoneReply:
     return await service.remove_real(storage, lun, who=caller.who, request_id=caller.request_id)
 
 
@@ -197,7 +198,7 @@ async def set_setting(
 @get("/v1/events", guards=[require_token])
 async def events(
     service: Manager,
-    after: Annotated[int, QueryParameter(ge=-1)] = -1,
+    after: Annotated[int, QueryParameter(ge=-1, le=MAX_INT64)] = -1,
     limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = 100,
 ) -> EventsReply:
     """Events with an id above `after`, oldest first; `after=-1`: the newest `limit`."""
@@ -259,6 +260,11 @@ def _on_http_exception(_: AnyRequest, error: HTTPException) -> Response[ErrorRep
 def _on_exception(_: AnyRequest, error: Exception) -> Response[ErrorReply]:
     if isinstance(error, PassedOn):
         return PlainResponse(error.reply, status_code=error.status)
+    if isinstance(error, RecursionError):
+        reply = ErrorReply(
+            code="usage", message="the body is nested too deeply", remedy="see /v1/openapi.json"
+        )
+        return PlainResponse(reply, status_code=400)
     advice = from_exception(error)
     if advice.reply.code == "internal":
         log.error("api.defect", exc_info=error)

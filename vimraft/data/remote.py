@@ -9,6 +9,7 @@ peer's volume before the slot was opened again (which fences the old connection)
 """
 
 import contextlib
+import errno
 import itertools
 import socket
 import threading
@@ -146,24 +147,33 @@ class Link:
         return bool(deadline) and now >= deadline
 
     def abort(self) -> None:
-        """From another thread: make the request in flight fail at once."""
+        """From another thread: make the request in flight fail at once. An idle connection breaks as well,
+        and is made anew when it is needed."""
         guard = self.guard
-        if guard is not None and self.deadline:
+        if guard is not None:
             with contextlib.suppress(OSError):
                 guard.shutdown(socket.SHUT_RDWR)
 
-    def fail(self, error: nbd.Error) -> NoReturn:
-        """Raise what `error` means: IoError for the peer's own answer, PeerLost for everything else."""
+    def verdict(self, error: nbd.Error) -> IoError | PeerLost:
+        """What `error` means: IoError for the peer's own answer; PeerLost (and the connection dropped) for
+        everything else. Other commands may still be in flight: their deadline stays."""
         number = error.errnum
         handle = self.handle
-        self.deadline = 0.0
-        if handle is not None and handle.aio_is_ready() and number and wire_errno(number) != _ESHUTDOWN:
-            self.unknown = False
-            raise IoError(number, f"{self.key.peer} answered: {error}") from None
+        alive = handle is not None and (handle.aio_is_ready() or handle.aio_is_processing())
+        if alive and number and wire_errno(number) != errno.ESHUTDOWN:
+            return IoError(number, f"{self.key.peer} answered: {error}")
         self.drop()
-        raise PeerLost(f"{self.key.peer}: {error}") from None
+        return PeerLost(f"{self.key.peer}: {error}")
+
+    def fail(self, error: nbd.Error) -> NoReturn:
+        """Raise the verdict on the only command in flight."""
+        verdict = self.verdict(error)
+        if isinstance(verdict, IoError):
+            self.done()
+        raise verdict from None
 
     def done(self) -> None:
+        """Everything that was sent has been answered."""
         self.deadline = 0.0
         self.unknown = False
 
@@ -193,9 +203,6 @@ def clip(runs: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
         kept.append((min(run, length), bits & (nbd.STATE_HOLE | nbd.STATE_ZERO)))
         length -= run
     return kept
-
-
-_ESHUTDOWN = 108
 
 
 class LinkPool:

@@ -6,6 +6,7 @@ others are sent again (INV-5: re-executing an old piece after newer data was rea
 
 import errno
 import select
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ READ, WRITE, ZERO, TRIM, FLUSH = range(5)
 MAX_IN_FLIGHT = 8
 """Commands of one request under way on one link."""
 MAX_REMOTE_ZERO_BYTES = 1 << 30
+DRIVE_POLL_MS = 200
+"""Longest sleep between two looks at the deadlines of what is in flight."""
 
 
 class Op:
@@ -101,6 +104,8 @@ class Batch:
         self.running: dict[int, Job] = {}
         self.done: list[Job] = []
         self.error: IoError | PeerLost | None = None
+        self.lost = False
+        """The connection is gone, and the outcome of what was in flight with it."""
 
     @property
     def busy(self) -> bool:
@@ -133,13 +138,11 @@ class Batch:
         return handle.aio_trim(job.length, job.offset, flags=flags)
 
     def _fail(self, error: nbd.Error) -> None:
-        try:
-            self.link.fail(error)
-        except PeerLost as lost:
-            self.error = lost
-            self.running.clear()
-        except IoError as answer:
-            self.error = answer
+        """The first answer counts: an error that a peer has told is not hidden by what breaks later."""
+        verdict = self.link.verdict(error)
+        self.lost |= isinstance(verdict, PeerLost)
+        if self.error is None:
+            self.error = verdict
 
     def direction(self) -> int:
         return {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}.get(
@@ -162,16 +165,17 @@ class Batch:
                 if not self.handle.aio_command_completed(cookie):
                     continue
             except nbd.Error as error:
-                self.running.pop(cookie, None)
+                del self.running[cookie]
                 self._fail(error)
                 continue
             self.done.append(self.running.pop(cookie))
+        if self.lost:
+            self.running.clear()
 
     def finish(self) -> None:
-        if self.error is None:
+        """Nothing is in flight. After a loss the link's `unknown` stays, so that it is fenced."""
+        if not self.lost:
             self.link.done()
-        elif isinstance(self.error, IoError):
-            self.link.deadline = 0.0
 
 
 def drive(batches: Sequence[Batch], local_work: Callable[[], None]) -> None:
@@ -190,10 +194,13 @@ def drive(batches: Sequence[Batch], local_work: Callable[[], None]) -> None:
             for batch in live:
                 poller.register(batch.fd, batch.direction())
                 by_fd[batch.fd] = batch
-            for fd, events in poller.poll():
+            for fd, events in poller.poll(DRIVE_POLL_MS):
                 by_fd[fd].step(events)
+            now = time.monotonic()
             for batch in live:
                 poller.unregister(batch.fd)
+                if batch.link.overdue(now):
+                    batch.link.abort()
                 batch.reap()
                 batch.push()
         for batch in batches:

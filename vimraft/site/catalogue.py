@@ -36,6 +36,16 @@ CREATE TABLE IF NOT EXISTS tables (
 PRUNE_EVERY = 200
 
 
+class _Damaged(sqlite3.DatabaseError):
+    """The file opens, but its content is not whole."""
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """A full disk or a lock is no reason to set a healthy database aside."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return isinstance(error, _Damaged) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 class NewEvent(Struct, frozen=True):
     """An event to record. Two with the same `dedupe` are one (a restart sees old changes again)."""
 
@@ -65,6 +75,8 @@ class Catalogue:
         try:
             db = await cls._connect(path)
         except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
             aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
             log.error("catalogue.damaged", path=str(path), set_aside=str(aside), cause=str(error))
             _set_aside(path, aside)
@@ -80,7 +92,7 @@ class Catalogue:
             cursor = await db.execute("PRAGMA quick_check(1)")
             row = await cursor.fetchone()
             if row is None or row[0] != "ok":
-                raise sqlite3.DatabaseError(f"quick_check: {row[0] if row else 'no answer'}")
+                raise _Damaged(f"quick_check: {row[0] if row else 'no answer'}")
             await db.executescript(SCHEMA)
             await db.commit()
         except BaseException:
@@ -94,6 +106,13 @@ class Catalogue:
                 await self._db.close()
 
     async def record(self, events: Sequence[NewEvent]) -> None:
+        """Never raises: an event that cannot be kept is in the log instead."""
+        try:
+            await self._record(events)
+        except sqlite3.Error as error:
+            log.error("catalogue.not_recorded", events=[e.name for e in events], cause=str(error))
+
+    async def _record(self, events: Sequence[NewEvent]) -> None:
         rows = [
             (e.at_ms, e.site or self._site, e.name, e.subject, e.severity, e.message, e.dedupe)
             for e in events
@@ -125,7 +144,7 @@ class Catalogue:
     async def record_load(
         self, at_ms: int, rows: Sequence[tuple[str, float, float, float, float, float, float]]
     ) -> None:
-        """(real, read iops, write iops, read B/s, write B/s, read µs, write µs) each."""
+        """(real, read/write iops, read/write bytes/s, read/write µs) each. Raises sqlite3.Error."""
         async with self._lock:
             await self._db.executemany(
                 "INSERT OR REPLACE INTO load VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(at_ms, *row) for row in rows]
@@ -134,6 +153,7 @@ class Catalogue:
             await self._db.commit()
 
     async def save_tables(self, state: State, at_ms: int) -> None:
+        """Raises sqlite3.Error."""
         data = await asyncio.to_thread(encode_state, state)
         async with self._lock:
             await self._db.execute(

@@ -40,6 +40,7 @@ from vimraft.core.commands import (
     Rejected,
     RemoveManager,
     RemoveRealVolume,
+    RemoveSite,
     RemoveStorage,
     SetManager,
     SetRealVolumeState,
@@ -47,10 +48,19 @@ from vimraft.core.commands import (
     SetSite,
     SetStorage,
 )
-from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName, StorageAddress, VolumeName
+from vimraft.core.ids import (
+    MAX_VOLUME_BYTES,
+    SECTOR_BYTES,
+    ManagerName,
+    RealId,
+    SiteName,
+    StorageAddress,
+    VolumeName,
+)
 from vimraft.core.reasons import Exists, Invalid, NotFound
 from vimraft.core.tables import Manager, Site, Storage, Volume
 from vimraft.data.prepare import PrepareRequest, prepare
+from vimraft.metadata.port import LogError
 from vimraft.site import devices
 from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.jobs import Job
@@ -58,6 +68,8 @@ from vimraft.site.render import reply_of
 
 INSTALL_WAIT_S = 2.0
 PROXY_TIMEOUT_S = 30.0
+ADD_TRIES = 6
+"""How often a prepared device is offered to the log (PROPOSE_MS each) before the job fails."""
 
 
 class ChangeOperations:
@@ -150,19 +162,35 @@ class ChangeOperations:
             data = await self._ask(holder, "POST", "/v1/reals", request)
             return msgspec.json.decode(data, type=JobReply)
         real = RealId(storage.address, request.lun)
-        if real in state.reals:
-            raise Refused(Exists("real volume", str(real)))
         uri = request.uri or devices.default_uri(storage.uri, request.lun)
         if not uri:
             raise Refused(Invalid("uri", "", "is missing, and the storage has none to derive it from"))
-        taken = [str(other.id) for other in state.reals.values() if other.uri == uri]
-        if taken:
-            raise DeviceProblem(str(real), f"{uri} is real volume {taken[0]} already")
+        self._check_addition(request, real, uri)
+        what = f"prepare {uri}"
+        if self.site.jobs.is_running(what):
+            raise DeviceProblem(str(real), f"{uri} is being prepared already")
 
         async def work(job: Job) -> None:
+            self._check_addition(request, real, uri)  # it may have waited
             await self._prepare_and_add(request, real, uri, who, job)
 
-        return self.site.jobs.start(f"prepare real volume {real}", work)
+        return self.site.jobs.start(what, work)
+
+    def _check_addition(self, request: AddRealRequest, real: RealId, uri: str) -> None:
+        """All that the tables would refuse is refused before the device is touched."""
+        outcome = plan(
+            self.site.state,
+            AddRealVolume(
+                storage=real.storage,
+                lun=real.lun,
+                volume_class=request.volume_class,
+                uri=uri,
+                label_id=uuid.uuid4().hex,
+                capacity_units=1,
+            ),
+        )
+        if isinstance(outcome, Rejected):
+            raise Refused(outcome.reason)
 
     async def _prepare_and_add(
         self, request: AddRealRequest, real: RealId, uri: str, who: str, job: Job
@@ -185,18 +213,22 @@ class ChangeOperations:
             job.progress,
             lambda: job.cancelled,
         )
-        await self._commit(
-            AddRealVolume(
-                storage=real.storage,
-                lun=real.lun,
-                volume_class=request.volume_class,
-                uri=uri,
-                label_id=label_id,
-                capacity_units=prepared.capacity_units,
-            ),
-            who,
-            None,
+        command = AddRealVolume(
+            storage=real.storage,
+            lun=real.lun,
+            volume_class=request.volume_class,
+            uri=uri,
+            label_id=label_id,
+            capacity_units=prepared.capacity_units,
         )
+        for tries_left in reversed(range(ADD_TRIES)):
+            try:
+                await self._commit(command, who, f"real/{label_id}")
+            except LogError:
+                if not tries_left:
+                    raise
+            else:
+                return
 
     async def set_real(
         self, storage: str, lun: int, request: SetRealRequest, *, who: str, request_id: str | None
@@ -274,8 +306,11 @@ class ChangeOperations:
         )
 
     async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply:
+        """With its sites, if these have no storages left. One that runs notices and does not come back."""
         state = await self.site.fresh_state()
         manager = state.managers.get(ManagerName(name))
+        for site in sorted(s.name for s in state.sites.values() if s.manager == name):
+            await self._commit(RemoveSite(name=site), who, None)
         reply = await self._done(RemoveManager(name=ManagerName(name)), who, request_id)
         if manager is not None:
             await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
@@ -308,6 +343,12 @@ class ChangeOperations:
 
 
 def _sectors(size_bytes: int) -> int:
+    """Raises Refused; whatever integer a caller may have sent."""
+    if not 0 < size_bytes <= MAX_VOLUME_BYTES:
+        problem = (
+            "is not positive" if size_bytes <= 0 else "is more than a volume may have: 8 EiB - 512 bytes"
+        )
+        raise Refused(Invalid("size", f"{size_bytes} bytes", problem))
     if size_bytes % SECTOR_BYTES:
         raise Refused(
             Invalid("size", f"{size_bytes} bytes", f"is not a multiple of {SECTOR_BYTES} bytes (a sector)")

@@ -11,7 +11,7 @@ import structlog
 from vimraft.api.schema import AsOf, Pids
 from vimraft.core.ids import ManagerName, SiteName
 from vimraft.core.tables import Manager, State
-from vimraft.data.feed import Role
+from vimraft.data.feed import Problem, Role
 from vimraft.metadata.port import Log, LogError
 from vimraft.site.catalogue import Catalogue, NewEvent
 from vimraft.site.config import Config
@@ -49,8 +49,8 @@ class SiteContext:
         self.jobs = Jobs(config.manager)
         self.volume_rates = RateBoard()
         self.real_rates: dict[Role, RateBoard] = {"export": RateBoard(), "store": RateBoard()}
-        self.problems: dict[str, str] = {}
-        """Real volume → what its data plane reported last."""
+        self.problems: dict[str, Problem] = {}
+        """Real volume → what its data plane reported since it was last taken into use."""
         self._quorum_at_s = time.monotonic()
 
     @property

@@ -14,6 +14,10 @@ from vimraft.data.label import verify_label
 from vimraft.data.prepare import zero_range
 
 
+class Interrupted(Exception):
+    """The manager stops: not all has been zeroed."""
+
+
 def default_uri(storage_uri: str, lun: int) -> str:
     """A file storage is a directory of lun-N files; an NBD storage exports lun-N. '' if it has no URI."""
     if not storage_uri:
@@ -53,7 +57,7 @@ def zero_released(state: State, release: Release, cancelled: Callable[[], bool])
     """Make the segments of a release that lie on the given state's real volumes of the caller read as
     zeros (INV-5), durably. The caller passes a release that holds only its own segments.
 
-    Raises BackendError or OSError; repeating it is harmless.
+    Raises BackendError, OSError or Interrupted; repeating it is harmless.
     """
     by_real: dict[str, list[tuple[int, int]]] = {}
     unit_sectors = state.settings.unit_bytes // SECTOR_BYTES
@@ -72,7 +76,7 @@ def zero_released(state: State, release: Release, cancelled: Callable[[], bool])
             verify_label(backend, spec_of(state, real))
             for offset, length in ranges:
                 if cancelled():
-                    return
+                    raise Interrupted
                 zero_range(backend, offset, length, lambda _done, _total: None)
         finally:
             backend.close()

@@ -28,7 +28,6 @@ from vimraft.data.feed import (
     Quit,
     Role,
     Stats,
-    ToPlane,
     Welcome,
     encode_frame,
     frame_length,
@@ -40,7 +39,6 @@ log = structlog.get_logger(__name__)
 
 MAX_PASSED_SOCKETS = 8
 HELLO_TIMEOUT_S = 10.0
-MAX_QUEUED_MESSAGES = 1_000
 
 
 class PlaneListener(Protocol):
@@ -75,7 +73,8 @@ class Feeder:
         self._state: State | None = None
         self._sent: tuple[State, PlaneView] | None = None
         self._lease_until_ns = 0
-        self._writer: asyncio.StreamWriter | None = None
+        self._wake = asyncio.Event()
+        self._quit = False
         self._server: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Condition()
@@ -99,32 +98,51 @@ class Feeder:
             self.path.unlink(missing_ok=True)
 
     def publish(self, state: State) -> None:
-        """Bring the process to this state's view (at once if connected, else when it connects)."""
+        """Bring the process to this state's view (soon if connected, else when it connects)."""
         self._state = state
-        if self._writer is None:
-            return
+        self._wake.set()
+
+    def grant_lease(self, boottime_ns: int) -> None:
+        """0: none."""
+        self._lease_until_ns = boottime_ns
+        self._wake.set()
+
+    def quit(self) -> None:
+        self._quit = True
+        self._wake.set()
+
+    async def _send_all(self, writer: asyncio.StreamWriter) -> None:
+        """Sends what is newest whenever the process has taken what came before: a process that reads
+        nothing costs one message of memory, not a queue. Maps go before leases."""
+        lease_sent_ns = 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._state is not None:
+                await self._send_map(writer, self._state)
+            if self._lease_until_ns != lease_sent_ns:
+                lease_sent_ns = self._lease_until_ns
+                writer.write(encode_frame(LeaseUntil(boottime_ns=lease_sent_ns)))
+            if self._quit:
+                writer.write(encode_frame(Quit()))
+            await writer.drain()
+
+    async def _send_map(self, writer: asyncio.StreamWriter, state: State) -> None:
         before = self._sent
         if before is not None and _same_tables(before[0], state):
             self._sent = (state, before[1])
-            if not self._pending():
-                self._note_installed(state.index)
-            return
-        new = view(state, self._manager, self.role, before)
-        timeout_ms = state.settings.io_timeout_ms
-        base = before[1] if before and before[0].settings.io_timeout_ms == timeout_ms else None
-        message = update(base, new, index=state.index, io_timeout_ms=timeout_ms)
-        self._sent = (state, new)
-        if message is not None:
-            self._send(message)
-        elif not self._pending():
+        else:
+            new = view(state, self._manager, self.role, before)
+            timeout_ms = state.settings.io_timeout_ms
+            base = before[1] if before and before[0].settings.io_timeout_ms == timeout_ms else None
+            message = update(base, new, index=state.index, io_timeout_ms=timeout_ms)
+            if message is not None:
+                writer.write(encode_frame(message))
+                self._awaited = message.index
+            self._sent = (state, new)
+            await writer.drain()
+        if self._awaited <= self.installed_index:
             self._note_installed(state.index)
-
-    def grant_lease(self, boottime_ns: int) -> None:
-        self._lease_until_ns = boottime_ns
-        self._send(LeaseUntil(boottime_ns=boottime_ns))
-
-    def quit(self) -> None:
-        self._send(Quit())
 
     async def wait_installed(self, index: int, timeout_s: float) -> bool:
         """Until the process serves maps of at least this index; False when that takes too long."""
@@ -134,16 +152,6 @@ class Feeder:
         except TimeoutError:
             return False
         return True
-
-    def _pending(self) -> bool:
-        return self._awaited > self.installed_index
-
-    def _send(self, message: ToPlane) -> None:
-        if self._writer is None:
-            return
-        if hasattr(message, "index"):
-            self._awaited = message.index
-        self._writer.write(encode_frame(message))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -168,30 +176,31 @@ class Feeder:
                 hello, passed = await _receive_hello(connection)
             if hello.role != self.role or hello.manager != self._manager:
                 raise FrameError(f"process {hello.pid} is {hello.role} of {hello.manager}")
-            reader, self._writer = await asyncio.open_unix_connection(sock=connection)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
         except (TimeoutError, FrameError, msgspec.MsgspecError, OSError) as error:
             log.warning("feed.refused", role=self.role, cause=str(error) or type(error).__name__)
             connection.close()
             return
+        sending: asyncio.Task[None] | None = None
         try:
             self.hello, self._sent, self.installed_index, self._awaited = hello, None, -1, -1
             log.info("feed.connected", role=self.role, pid=hello.pid, instance=hello.instance)
-            self._send(Welcome(manager=self._manager, incarnation=self._incarnation))
+            writer.write(encode_frame(Welcome(manager=self._manager, incarnation=self._incarnation)))
             self._listener.plane_connected(self.role, hello, passed)
-            if self._lease_until_ns:
-                self._send(LeaseUntil(boottime_ns=self._lease_until_ns))
-            if self._state is not None:
-                self.publish(self._state)
+            self._wake.set()
+            sending = asyncio.create_task(self._send_all(writer))
+            sending.add_done_callback(lambda task: _close_on_error(task, writer))
             while True:
                 header = await reader.readexactly(HEADER.size)
                 self._handle(from_plane.decode(await reader.readexactly(frame_length(header))))
         except (OSError, EOFError, FrameError, msgspec.MsgspecError) as error:
             log.warning("feed.lost", role=self.role, pid=hello.pid, cause=str(error) or type(error).__name__)
         finally:
-            writer, self._writer = self._writer, None
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
             self.hello, self.installed_index = None, -1
-            if writer is not None:
-                writer.close()
+            writer.close()
 
     def _handle(self, message: FromPlane) -> None:
         match message:
@@ -216,6 +225,13 @@ class Feeder:
     async def _notify(self) -> None:
         async with self._progress:
             self._progress.notify_all()
+
+
+def _close_on_error(task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+    """What cannot be sent (tables beyond the bound of a frame) ends the connection, visibly."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("feed.not_sent", cause=str(error) or type(error).__name__)
+        writer.close()
 
 
 def _same_tables(a: State, b: State) -> bool:

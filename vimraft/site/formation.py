@@ -58,7 +58,14 @@ def next_step(site: SiteContext) -> Command | None:
 
 
 async def keep_registered(site: SiteContext) -> None:
+    """Ends when this manager has been taken out of the cluster: it must not bring itself back."""
+    registered = False
     while True:
+        if site.me in site.state.managers:
+            registered = True
+        elif registered:
+            log.error("manager.removed", manager=site.me)
+            return
         command = next_step(site)
         if command is None:
             await asyncio.sleep(RETRY_S if _waits_for_sites(site) else CHECK_S)

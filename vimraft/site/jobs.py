@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from vimraft.api.advice import from_exception
+from vimraft.api.errors import DeviceProblem
 from vimraft.api.schema import ErrorReply, JobReply
 
 log = structlog.get_logger(__name__)
 
 MAX_JOBS = 200
 MAX_RUNNING = 4
+MAX_QUEUED = 50
 
 
 class Job:
@@ -55,7 +57,12 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_RUNNING)
 
+    def is_running(self, what: str) -> bool:
+        return any(job.what == what and job.state == "running" for job in self._jobs.values())
+
     def start(self, what: str, work: Callable[[Job], Awaitable[None]]) -> JobReply:
+        if sum(job.state == "running" for job in self._jobs.values()) >= MAX_QUEUED:
+            raise DeviceProblem(what, f"{MAX_QUEUED} jobs run or wait already; wait until some have ended")
         job = Job(f"{self._manager}.{uuid.uuid4().hex[:12]}", what)
         self._forget_old()
         self._jobs[job.id] = job

@@ -24,8 +24,9 @@ def boottime_ns() -> int:
 
 
 class LeaseKeeper:
-    """`may_hold` says whether this incarnation may have a lease yet (its volumes are reopened);
-    `installed_index` is what its export and store serve; `granted(deadline_ns)` gets each extension."""
+    """`life` numbers the life of the export that may hold a lease; 0: none may yet (its volumes are not
+    reopened). `installed_index` is what export and store serve; `granted(deadline_ns)` gets each
+    extension."""
 
     def __init__(
         self,
@@ -33,14 +34,14 @@ class LeaseKeeper:
         manager: str,
         incarnation: str,
         *,
-        may_hold: Callable[[], bool],
+        life: Callable[[], int],
         installed_index: Callable[[], int],
         granted: Callable[[int], None],
     ) -> None:
         self._log = replicated_log
         self._manager = manager
         self._incarnation = incarnation
-        self._may_hold = may_hold
+        self._life = life
         self._installed_index = installed_index
         self._granted = granted
         self._counter = 0
@@ -59,12 +60,13 @@ class LeaseKeeper:
             lease_ms = self._log.state.settings.lease_ms
             period_s = lease_ms / 1e3 / RENEWALS_PER_LEASE
             began = time.monotonic()
-            if self._may_hold() and ManagerName(self._manager) in self._log.state.managers:
+            if self._life() and ManagerName(self._manager) in self._log.state.managers:
                 await self._renew(lease_ms)
             await asyncio.sleep(max(0.05, period_s - (time.monotonic() - began)))
 
     async def _renew(self, lease_ms: int) -> None:
         self._counter += 1
+        life = self._life()
         since_ns = boottime_ns()
         try:
             outcome = await self._log.propose(
@@ -81,6 +83,8 @@ class LeaseKeeper:
             log.warning("lease.not_renewed", cause=str(error) or type(error).__name__)
             return
         match outcome:
+            case Applied() if self._life() != life:
+                log.info("lease.not_given", cause="another life of the export has begun")
             case Applied():
                 self._granted(since_ns + lease_ms * 1_000_000)
             case Rejected(reason=reason):

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,13 @@ import structlog
 import uvicorn
 
 from vimraft.api.server import make_app
-from vimraft.metadata.port import Log
+from vimraft.metadata.port import Log, LogError
 from vimraft.metadata.pysyncobj import PySyncObjConfig, open_log
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.config import Config, ConfigError, load_config, split_address
 from vimraft.site.join import joined_members, write_durably
 from vimraft.site.manager import SiteManager
+from vimraft.site.supervisor import AddressInUse
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,8 @@ def _configure_logging(level: str) -> None:
     if number is None:
         raise ConfigError(f"log_level {level!r} is none of debug, info, warning, error, critical")
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -68,6 +72,12 @@ def _configure_logging(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Libraries log faults with their stacks; what they mean is said in words by whoever handles them."""
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def _check_socket_paths(config: Config) -> None:
@@ -127,6 +137,13 @@ async def _open_log(config: Config) -> Log:
             f"manager {config.manager} belongs to no cluster: list raft.members in its configuration, "
             "or join a running one with: vimraft site join"
         )
+    try:
+        return await _open_pysyncobj(config, members)
+    except LogError as error:
+        raise StartError(str(error)) from None
+
+
+async def _open_pysyncobj(config: Config, members: set[str]) -> Log:
     return await open_log(
         PySyncObjConfig(
             self_address=config.network.raft,
@@ -168,15 +185,31 @@ async def _serve(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal, number)
-    api_socket = _api_socket(config)
-    catalogue = await Catalogue.open(
-        config.data_dir / "catalogue.sqlite",
-        site=config.sites[0].name if config.sites else config.manager,
-        keep_events=config.events.keep_events,
-        keep_load_hours=config.events.keep_load_hours,
-    )
-    replicated_log = await _open_log(config)
-    manager = SiteManager(config, _token(config), replicated_log, catalogue)
+    async with contextlib.AsyncExitStack() as unwind:
+        api_socket = unwind.enter_context(_api_socket(config))
+        catalogue = await _open_catalogue(config)
+        unwind.push_async_callback(catalogue.close)
+        replicated_log = await _open_log(config)
+        unwind.push_async_callback(replicated_log.close)
+        manager = SiteManager(config, _token(config), replicated_log, catalogue)
+        try:
+            await manager.start()
+        except AddressInUse as error:
+            await manager.stop(leave_data_plane=True)  # one that was adopted serves on
+            raise StartError(
+                f"{error}: stop what listens there, or choose another address in the configuration"
+            ) from None
+        log.info("manager.started", manager=config.manager, api=config.api_url, pid=os.getpid())
+        number = await _serve_api(manager, api_socket, stop)
+        await manager.stop(leave_data_plane=number == signal.SIGHUP)
+    log.info("manager.stopped", manager=config.manager)
+    return 0
+
+
+async def _serve_api(
+    manager: SiteManager, api_socket: socket.socket, stop: "asyncio.Future[signal.Signals]"
+) -> signal.Signals:
+    """Until a signal comes; returns it."""
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(manager),
@@ -189,17 +222,24 @@ async def _serve(config: Config) -> int:
         )
     )
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    await manager.start()
     serving = asyncio.create_task(server.serve(sockets=[api_socket]))
-    log.info("manager.started", manager=config.manager, api=config.api_url, pid=os.getpid())
     waiting: set[asyncio.Future[Any]] = {stop, serving}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     number = stop.result() if stop.done() else signal.SIGTERM
     log.info("manager.stopping", signal=number.name)
     server.should_exit = True
     await serving
-    await manager.stop(leave_data_plane=number == signal.SIGHUP)
-    await replicated_log.close()
-    await catalogue.close()
-    log.info("manager.stopped", manager=config.manager)
-    return 0
+    return number
+
+
+async def _open_catalogue(config: Config) -> Catalogue:
+    path = config.data_dir / "catalogue.sqlite"
+    try:
+        return await Catalogue.open(
+            path,
+            site=config.sites[0].name if config.sites else config.manager,
+            keep_events=config.events.keep_events,
+            keep_load_hours=config.events.keep_load_hours,
+        )
+    except (sqlite3.Error, OSError) as error:
+        raise StartError(f"catalogue {path}: {error}; free some space or make it writable") from None

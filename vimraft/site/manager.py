@@ -9,6 +9,7 @@ May live here: composition and the reactions that tie parts to each other.
 import asyncio
 import os
 import socket
+import sqlite3
 import subprocess
 import time
 import uuid
@@ -81,12 +82,13 @@ class SiteManager(ReadOperations, ChangeOperations):
             replicated_log,
             config.manager,
             incarnation,
-            may_hold=lambda: self._reopened,
+            life=lambda: self._life if self._reopened_life == self._life else 0,
             installed_index=self.site.installed_index,
             granted=feeders["export"].grant_lease,
         )
         self._releases = ReleaseWorker(self.site)
-        self._reopened = False
+        self._life = 0
+        self._reopened_life = -1
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_leader: str | None = None
 
@@ -115,7 +117,10 @@ class SiteManager(ReadOperations, ChangeOperations):
         for feeder in self.site.feeders.values():
             feeder.publish(self.site.state)
             await feeder.start()
-        await asyncio.gather(*(supervisor.start() for supervisor in self.site.supervisors.values()))
+        for supervisor in self.site.supervisors.values():
+            await supervisor.prepare()
+        for supervisor in self.site.supervisors.values():
+            supervisor.start()
         self.health.start()
         self._lease.start()
         self._releases.start()
@@ -161,20 +166,30 @@ class SiteManager(ReadOperations, ChangeOperations):
         for feeder in self.site.feeders.values():
             feeder.publish(current)
         self._releases.look()
+        if previous.reals is not current.reals:
+            self._forget_mended(previous, current)
         events = events_between(previous, current, int(time.time() * 1e3))
         if events:
             self._spawn(self.site.catalogue.record(events))
+
+    def _forget_mended(self, previous: State, current: State) -> None:
+        """A real volume that was taken back into use starts with a clean slate: the same fault seen
+        again is a new one."""
+        for key, real in current.reals.items():
+            old = previous.reals.get(key)
+            if real.state != "failed" and old is not None and old.state == "failed":
+                self.site.problems.pop(str(key), None)
 
     def plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None:
         self.site.supervisors[role].hello(hello.pid, passed)
 
     def _plane_started(self, role: Role, adopted: bool) -> None:
-        """A new life of the export is a new epoch for what it owns; an adopted one goes on."""
+        """Each life of the export, and each manager that adopts one, opens a new epoch of what it owns."""
         if role == "export":
-            self._reopened = adopted
+            self._life += 1
             if not adopted:
                 self.site.feeders["export"].grant_lease(0)
-                self._spawn(self._reopen())
+            self._spawn(self._reopen(self._life))
         what = "adopted" if adopted else "started"
         pid = self.site.supervisors[role].pid
         self._spawn(self.site.record(f"plane.{what}", role, "info", f"{role} process {pid} {what}"))
@@ -194,9 +209,9 @@ class SiteManager(ReadOperations, ChangeOperations):
             self.site.volume_rates.add(now_s, stats.volumes)
 
     def plane_problem(self, problem: Problem) -> None:
-        if self.site.problems.get(problem.real) == problem.message:
+        if self.site.problems.get(problem.real) == problem:
             return
-        self.site.problems[problem.real] = problem.message
+        self.site.problems[problem.real] = problem
         log.error("real.problem", real=problem.real, kind=problem.kind, cause=problem.message)
         self._spawn(self.site.record(f"real.{problem.kind}", problem.real, "error", problem.message))
         self._spawn(self._mark_failed(problem))
@@ -227,10 +242,10 @@ class SiteManager(ReadOperations, ChangeOperations):
 
     # background
 
-    async def _reopen(self) -> None:
-        """Until it is applied the export serves only what needs no lease."""
+    async def _reopen(self, life: int) -> None:
+        """Until it is applied and installed, this life of the export gets no lease."""
         request_id = f"reopen/{uuid.uuid4().hex}"
-        while True:
+        while life == self._life:
             try:
                 outcome = await self.site.log.propose(
                     ReopenVolumes(manager=self.site.me, incarnation=self.site.incarnation),
@@ -243,12 +258,16 @@ class SiteManager(ReadOperations, ChangeOperations):
                 await asyncio.sleep(RETRY_S)
                 continue
             if isinstance(outcome, Applied):
-                await self.site.feeders["export"].wait_installed(outcome.index, PROPOSE_MS / 1e3)
-                self._reopened = True
-                return
+                break
             log.info("reopen.refused", reason=type(outcome.reason).__name__)
             request_id = f"reopen/{uuid.uuid4().hex}"
             await asyncio.sleep(RETRY_S)
+        else:
+            return
+        while life == self._life:
+            if await self.site.feeders["export"].wait_installed(outcome.index, RETRY_S):
+                self._reopened_life = life
+                return
 
     async def _mark_failed(self, problem: Problem) -> None:
         storage, _, lun = problem.real.rpartition(":")
@@ -261,20 +280,20 @@ class SiteManager(ReadOperations, ChangeOperations):
             await self.site.log.propose(command, who=self.site.me, deadline_ms=PROPOSE_MS)
         except LogError as error:
             log.warning("real.not_marked", real=problem.real, cause=type(error).__name__)
-            self.site.problems.pop(problem.real, None)
 
     async def _recheck_failed(self) -> None:
         """A device that was missing, or carried a wrong label, and is right again goes back to work;
         after a failed flush an operator must look first (`vimraft real include`)."""
         while True:
             await asyncio.sleep(RECHECK_FAILED_S)
+            for problem in list(self.site.problems.values()):
+                await self._mark_failed(problem)
             state, mine = self.site.state, set(self.site.my_sites())
             for real in state.reals.values():
                 if real.site not in mine or real.state != "failed" or real.reason.startswith("flush"):
                     continue
                 if await asyncio.to_thread(devices.problem_of, state, real):
                     continue
-                self.site.problems.pop(str(real.id), None)
                 command = SetRealVolumeState(storage=real.storage, lun=real.lun, state="active")
                 try:
                     outcome = await self.site.log.propose(command, who=self.site.me, deadline_ms=PROPOSE_MS)
@@ -288,7 +307,10 @@ class SiteManager(ReadOperations, ChangeOperations):
         while True:
             state = self.site.state
             if state.index != saved:
-                await self.site.catalogue.save_tables(state, int(time.time() * 1e3))
+                try:
+                    await self.site.catalogue.save_tables(state, int(time.time() * 1e3))
+                except sqlite3.Error as error:
+                    log.error("catalogue.tables_not_saved", cause=str(error))
                 saved = state.index
             await asyncio.sleep(SAVE_TABLES_S)
 
@@ -307,7 +329,10 @@ class SiteManager(ReadOperations, ChangeOperations):
                 )
                 for name, io in my_reals(self.site).items()
             ]
-            await self.site.catalogue.record_load(int(time.time() * 1e3), rows)
+            try:
+                await self.site.catalogue.record_load(int(time.time() * 1e3), rows)
+            except sqlite3.Error as error:
+                log.error("catalogue.load_not_saved", cause=str(error))
 
     async def _watch_leader(self) -> None:
         while True:

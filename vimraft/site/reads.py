@@ -173,7 +173,8 @@ class ReadOperations:
         return HistoryReply(changes=state.history[-limit:], as_of=self.site.as_of())
 
     async def heartbeat(self, beat: Heartbeat) -> None:
-        self.health.hear(beat)
+        if beat.manager != self.site.me:
+            self.health.hear(beat)
 
     def metrics(self) -> bytes:
         """Made for each scrape from what is known anyway; nothing is counted twice."""

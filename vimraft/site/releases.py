@@ -61,7 +61,7 @@ class ReleaseWorker:
         mine = self._own_part(state, release)
         try:
             await asyncio.to_thread(devices.zero_released, state, mine, lambda: self._cancelled)
-        except (BackendError, OSError) as error:
+        except (BackendError, OSError, devices.Interrupted) as error:
             log.warning("release.not_zeroed", volume=release.volume, cause=str(error))
             return False
         try:

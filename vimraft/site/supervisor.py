@@ -32,6 +32,7 @@ TERM_TIMEOUT_S = 5.0
 STABLE_S = 30.0
 """A process that lived this long starts the backoff anew."""
 LISTEN_BACKLOG = 512
+POLL_S = 1.0
 
 Spawn = Callable[[list[socket.socket]], "subprocess.Popen[bytes]"]
 
@@ -66,29 +67,45 @@ class Supervisor:
         self._backoff_s = backoff_ms / 1e3
         self._backoff_max_s = backoff_max_ms / 1e3
         self._sockets: list[socket.socket] = []
+        self._adopted = False
         self._child: subprocess.Popen[bytes] | None = None
         self._said_hello = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    async def start(self) -> None:
-        """Adopt or bind; raises AddressInUse. The process itself is started in the background."""
-        adopted = await self._adopt()
+    async def prepare(self) -> None:
+        """Adopt a running process, or bind. Raises AddressInUse."""
+        self._adopted = await self._adopt()
         if not self._sockets:
             self._sockets = [_listen(self._address)]
-        self._task = asyncio.create_task(self._run(adopted))
+
+    def start(self) -> None:
+        """After `prepare`: watch the adopted process, or start one, in the background."""
+        self._task = asyncio.create_task(self._run(self._adopted))
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("plane.unwatched", role=self.role, exc_info=error)
 
     def hello(self, pid: int, passed: list[socket.socket]) -> None:
         """A process said Hello on the feed and brought its sockets."""
-        if self._sockets:
-            for sock in passed:
+        wanted = [sock for sock in passed if not self._sockets and self._is_ours(sock)]
+        for sock in passed:
+            if sock not in wanted:
                 sock.close()
-        else:
-            self._sockets = passed
-        if self.pid is None:
+        self._sockets = self._sockets or wanted
+        if self._sockets and self.pid is None:
             self.pid = pid
         self._said_hello.set()
+
+    def _is_ours(self, sock: socket.socket) -> bool:
+        """It listens where the configuration says (which may have changed since)."""
+        try:
+            return bool(sock.getsockname()[:2] == self._address)
+        except OSError:
+            return False
 
     async def stop(self, quit_process: Callable[[], None]) -> None:
         """Clean shutdown: let it finish and flush, then insist."""
@@ -176,6 +193,11 @@ class Supervisor:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return "was gone"
+        except OSError as error:  # no descriptors left: look at intervals instead
+            log.error("plane.no_pidfd", role=self.role, cause=str(error))
+            while _holder(self._lock_path) is not None:
+                await asyncio.sleep(POLL_S)
+            return "ended"
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(pidfd, ended.set)

@@ -1,8 +1,11 @@
 """The site's own database keeps events, load and the last tables, and never keeps a site from starting."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 from tests.core_cases import build, three_sites
+from tests.storage_fixture import small_tmpfs
 from vimraft.core.codec import state_digest
 from vimraft.site.catalogue import PRUNE_EVERY, Catalogue, NewEvent
 
@@ -80,3 +83,23 @@ async def test_load_older_than_its_retention_goes(tmp_path: Path) -> None:
     cursor = await catalogue._db.execute("SELECT at_ms, read_iops FROM load")
     assert [tuple(row) for row in await cursor.fetchall()] == [(hour_ms + 1, 7.0)]
     await catalogue.close()
+
+
+async def test_a_full_disk_is_no_reason_to_set_a_healthy_database_aside(tmp_path: Path) -> None:
+    with small_tmpfs(tmp_path / "small", "900k") as directory:
+        path = directory / "c.sqlite"
+        catalogue = await opened(path)
+        await catalogue.record([event(1)])
+        await catalogue.close()
+        with (directory / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        with contextlib.suppress(sqlite3.OperationalError):
+            catalogue = await opened(path)
+            await catalogue.record([event(2)] * 500)  # says so in the log, raises nothing
+            await catalogue.close()
+        assert not list(directory.glob("*.damaged-*"))
+        (directory / "fill").unlink()
+        catalogue = await opened(path)
+        assert (await catalogue.events(after=-1, limit=9))[0].subject == "v1"
+        await catalogue.close()

@@ -1,0 +1,84 @@
+"""The lease counts from before its proposal, and belongs to one life of the export."""
+
+import asyncio
+
+from tests.core_cases import three_sites
+from vimraft.core.commands import Applied, Command, Outcome
+from vimraft.metadata.port import UnknownOutcome
+from vimraft.site.lease import LeaseKeeper, boottime_ns
+
+
+class SlowLog:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.state = three_sites().state
+        self.asked = asyncio.Event()
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    async def propose(self, command: Command, *, who: str, deadline_ms: int) -> Outcome:
+        self.asked.set()
+        return await self.answer
+
+
+class Case:
+    def __init__(self) -> None:
+        self.log = SlowLog()
+        self.life = 1
+        self.granted: list[int] = []
+        self.keeper = LeaseKeeper(
+            self.log,
+            "m-tokyo",
+            "inc",
+            life=lambda: self.life,
+            installed_index=lambda: 1,
+            granted=self.granted.append,
+        )
+
+
+async def test_the_lease_counts_from_before_the_proposal_not_from_its_answer() -> None:
+    case = Case()
+    before_ns = boottime_ns()
+    case.keeper.start()
+    await case.log.asked.wait()
+    asked_ns = boottime_ns()
+    case.log.answer.set_result(Applied(7))
+    async with asyncio.timeout(5):
+        while not case.granted:
+            await asyncio.sleep(0)
+    lease_ns = case.log.state.settings.lease_ms * 1_000_000
+    assert before_ns + lease_ns <= case.granted[0] <= asked_ns + lease_ns
+    await case.keeper.stop()
+
+
+async def test_a_renewal_answered_after_the_export_began_anew_grants_nothing() -> None:
+    case = Case()
+    case.keeper.start()
+    await case.log.asked.wait()
+    case.life = 0
+    case.log.answer.set_result(Applied(7))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.granted == []
+    await case.keeper.stop()
+
+
+async def test_an_unknown_outcome_grants_nothing() -> None:
+    case = Case()
+    case.keeper.start()
+    await case.log.asked.wait()
+    case.log.answer.set_exception(UnknownOutcome("late"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.granted == []
+    await case.keeper.stop()
+
+
+async def test_before_its_volumes_are_reopened_nothing_is_asked_for() -> None:
+    case = Case()
+    case.life = 0
+    case.keeper.start()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not case.log.asked.is_set()
+    await case.keeper.stop()
