@@ -62,7 +62,7 @@ from vimraft.core.tables import Manager, Site, Storage, Volume
 from vimraft.data.prepare import PrepareRequest, prepare
 from vimraft.metadata.port import LogError
 from vimraft.site import devices
-from vimraft.site.context import PROPOSE_MS, SiteContext
+from vimraft.site.context import NO_QUORUM_MS, PROPOSE_MS, SiteContext
 from vimraft.site.jobs import Job
 from vimraft.site.render import reply_of
 

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 BARRIER_MS = 1_500
 PROPOSE_MS = 10_000
+NO_QUORUM_MS = 3_000
 
 
 class SiteContext:
