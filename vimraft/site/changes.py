@@ -78,7 +78,11 @@ class ChangeOperations:
     site: SiteContext
 
     async def _commit(self, command: Command, who: str, request_id: str | None) -> Applied:
-        outcome = await self.site.log.propose(command, who=who, deadline_ms=PROPOSE_MS, request_id=request_id)
+        # Without a quorum: long enough for an election, not so long that a person wonders.
+        deadline_ms = PROPOSE_MS if self.site.log.status().has_quorum else NO_QUORUM_MS
+        outcome = await self.site.log.propose(
+            command, who=who, deadline_ms=deadline_ms, request_id=request_id
+        )
         match outcome:
             case Applied():
                 return outcome
