@@ -111,6 +111,13 @@ class FakeManager:
         self.process.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait(10)
+        elif number == signal.SIGSTOP:
+            eventually(self._stopped, "every thread has stopped")
+
+    def _stopped(self) -> bool:
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -5,8 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from plane import CLUSTER_ID, MIB, volume
-
+from tests.plane import CLUSTER_ID, MIB, volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data.backends.base import HOLE, ZERO, BackendError, Counters
 from vimraft.data.engine import Plane

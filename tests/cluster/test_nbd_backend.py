@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from storage_fixture import (
+
+from tests.storage_fixture import (
     MIB,
     NbdServer,
     free_port,
@@ -19,7 +20,6 @@ from storage_fixture import (
     spec,
     wait_until,
 )
-
 from vimraft.data.backends.base import HOLE, ZERO, BackendError
 from vimraft.data.backends.nbd import NbdBackend
 from vimraft.data.backends.open import check_uri, open_backend

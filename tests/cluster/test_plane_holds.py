@@ -10,8 +10,8 @@ from pathlib import Path
 
 import nbd
 import pytest
-from plane import MIB, Pair, connected, eventually
 
+from tests.plane import MIB, Pair, connected, eventually
 from vimraft.data import feed
 from vimraft.data.feed import BackendSpec, MapUpdate
 
@@ -133,8 +133,9 @@ def test_epochs_change_under_verified_io_at_both_sites(pair: Pair) -> None:
         subprocess.Popen(
             ["fio", "--name=v", "--ioengine=nbd", f"--uri={site.export.uri_of('v')}", "--rw=randwrite",
              "--bsrange=512-64k", "--bs_unaligned=0", "--iodepth=8", f"--offset={offset}M", "--size=16M",
-             "--io_size=16M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--rate=8m"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+             "--io_size=16M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
+             "--rate=8m"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=pair.directory,
         )
         for site, offset in ((pair.a, 0), (pair.b, 16))
     ]  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import nbd
 import pytest
-from plane import MIB, DelayProxy, FakeManager, Pair, connected, eventually
 
+from tests.plane import MIB, DelayProxy, FakeManager, Pair, connected, eventually
 from vimraft.data import feed
 
 pytestmark = pytest.mark.cluster

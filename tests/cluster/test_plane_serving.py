@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import nbd
 import pytest
-from plane import MIB, Pair, connected, volume
 
+from tests.plane import MIB, Pair, connected, volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data import feed
 from vimraft.data.feed import PlaneSegment
@@ -110,12 +110,13 @@ def test_qemu_io_writes_zeroes_discards_and_flushes(pair: Pair) -> None:
     assert "verification failed" not in said
 
 
-def test_fio_verifies_random_writes_through_both_sites(pair: Pair) -> None:
+def test_fio_verifies_random_writes_through_both_sites(pair: Pair, tmp_path: Path) -> None:
     for site in (pair.a, pair.b):
         run(
             "fio", "--name=v", "--ioengine=nbd", f"--uri={site.export.uri_of('v')}", "--rw=randwrite",
             "--bsrange=512-128k", "--bs_unaligned=0", "--iodepth=16", f"--size={pair.mib}M", "--io_size=24M",
-            "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--randrepeat=0",
+            "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--randrepeat=0",
+            cwd=tmp_path,
         )  # fmt: skip
 
 
@@ -218,7 +219,8 @@ def test_the_parallel_thread_model_serves_the_same(tmp_path: Path) -> None:
             run(
                 "fio", "--name=v", "--ioengine=nbd", f"--uri={site.export.uri_of('v')}", "--rw=randwrite",
                 "--bsrange=512-64k", "--bs_unaligned=0", "--iodepth=16", f"--size={pair.mib}M",
-                "--io_size=8M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+                "--io_size=8M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
+                cwd=tmp_path,
             )  # fmt: skip
         with connected(pair.a.export.uri_of("v")) as handle:
             handle.set_strict_mode(0)

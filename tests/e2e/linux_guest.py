@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from e2e.guest_image import GuestError, Kernel, build_initramfs, ensure_kernel
+from tests.e2e.guest_image import GuestError, Kernel, build_initramfs, ensure_kernel
 
 HOST = "10.0.2.2"
 """Where the guest finds the host's loopback."""

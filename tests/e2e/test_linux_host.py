@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cluster_fixture import Cluster, running_cluster
-from e2e.guest_image import GuestError
-from e2e.linux_guest import HOST, LinuxGuest
+
+from tests.cluster_fixture import Cluster, running_cluster
+from tests.e2e.guest_image import GuestError
+from tests.e2e.linux_guest import HOST, LinuxGuest
 
 pytestmark = pytest.mark.e2e
 

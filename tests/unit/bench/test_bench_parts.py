@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from core_cases import three_sites
 
 from bench import command, machine
 from bench.big_tables import VOLUMES, scattered
+from tests.core_cases import three_sites
 from vimraft.core.invariants import check
 
 

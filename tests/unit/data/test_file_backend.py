@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from storage_fixture import MIB, allocated_bytes, make_file, small_tmpfs
 
+from tests.storage_fixture import MIB, allocated_bytes, make_file, small_tmpfs
 from vimraft.data.backends.base import HOLE, ZERO, BackendError
 from vimraft.data.backends.block import BlockBackend
 from vimraft.data.backends.file import FileBackend

@@ -4,8 +4,8 @@ import errno
 from pathlib import Path
 
 import pytest
-from storage_fixture import CLUSTER, LABEL, MIB, make_file, prepare_now, spec
 
+from tests.storage_fixture import CLUSTER, LABEL, MIB, make_file, prepare_now, spec
 from vimraft.data.backends.base import BackendError
 from vimraft.data.backends.file import FileBackend
 from vimraft.data.label import COPY_OFFSETS, Label, encode_label, read_label, verify_label, write_label

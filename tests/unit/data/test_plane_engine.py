@@ -7,9 +7,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plane import MIB, eventually, volume
-from plane_fakes import SECTOR, FakeSite, in_thread, simple_volume
 
+from tests.plane import MIB, eventually, volume
+from tests.plane_fakes import SECTOR, FakeSite, in_thread, simple_volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data.errors import IoError, OpenError, wire_errno
 from vimraft.data.feed import BackendSpec, PlaneSegment, Problem

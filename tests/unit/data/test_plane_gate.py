@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from plane import eventually, volume
-from plane_fakes import SECTOR, FakeSite, in_thread, simple_volume
 
+from tests.plane import eventually, volume
+from tests.plane_fakes import SECTOR, FakeSite, in_thread, simple_volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data.errors import IoError
 from vimraft.data.feed import PlaneSegment

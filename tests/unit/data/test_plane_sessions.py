@@ -1,9 +1,9 @@
 """Sessions of peers: the newest generation of the newest life, and no other."""
 
 import pytest
-from plane import eventually
-from plane_fakes import FakeSite, in_thread, simple_volume
 
+from tests.plane import eventually
+from tests.plane_fakes import FakeSite, in_thread, simple_volume
 from vimraft.data import sessions
 from vimraft.data.errors import OpenError
 from vimraft.data.handle import Handle

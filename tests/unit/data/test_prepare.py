@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from storage_fixture import (
+
+from tests.storage_fixture import (
     LABEL,
     MIB,
     allocated_bytes,
@@ -21,7 +22,6 @@ from storage_fixture import (
     small_tmpfs,
     spec,
 )
-
 from vimraft.data import prepare as prepare_module
 from vimraft.data.backends.base import BackendError
 from vimraft.data.backends.block import BlockBackend

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_fixture import wait_for
 
 from deploy import quickstart_sites as sites
+from tests.cluster_fixture import wait_for
 from vimraft.site.config import load_config
 
 SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"
