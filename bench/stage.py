@@ -23,6 +23,7 @@ from tests.cluster_fixture import MIB, Cluster, running_cluster
 
 VOLUME_MIB = 256
 FILL_CHUNK_BYTES = 4 * MIB
+ROUND_WAIT_S = 10.0
 SPARE_MIB = 512
 """Room for the volumes that the build cell makes."""
 
@@ -103,10 +104,13 @@ class Stage:
         return uri
 
     def take_turns(self, workload: Workload, areas: dict[str, Area]) -> dict[str, list[Sample]]:
-        """Each system once a round, beginning with another one each time. Raises FioError."""
+        """Each system once a round, beginning with another one each time; a round waits a little for a quiet
+        machine. Raises FioError."""
         samples: dict[str, list[Sample]] = {name: [] for name in areas}
         names: Sequence[str] = list(areas)
         for number in range(self.rounds):
+            self.progress.say(f"round {number + 1} of {self.rounds}: waiting for idle processors")
+            machine.wait_quiet(max_wait_s=ROUND_WAIT_S)
             first = number % len(names)
             for name in [*names[first:], *names[:first]]:
                 self.progress.say(f"round {number + 1} of {self.rounds}: {name}")
