@@ -97,6 +97,8 @@ def default_export(_readonly: bool, _is_tls: bool) -> str:
 def open(_readonly: bool) -> Opened:
     try:
         opened = Opened(*_plane.open(nbdkit.export_name()))
+        if opened.handle.ticket:
+            log("session.not_present_life", export=nbdkit.export_name()[:200])
         if not _process.parallel:
             opened.pin = _ensure()
         return opened

@@ -184,13 +184,68 @@ def test_an_older_or_equal_generation_is_refused(pair: Pair) -> None:
     assert not refused(pair.b.store, segments(1, 6))
 
 
+def description_of(process: FakeManager, export: str) -> str:
+    handle = nbd.NBD()
+    handle.set_export_name(export)
+    handle.set_full_info(True)
+    host, port = process.address.split(":")
+    handle.connect_tcp(host, port)
+    try:
+        return handle.get_export_description()
+    finally:
+        handle.shutdown()
+
+
 def test_a_new_life_of_an_export_turns_the_former_life_away(pair: Pair) -> None:
     far = pair.half_mib * MIB
-    with connected(pair.b.store.uri_of(segments(1, 5, "a~one~3"))) as old:
+    store = pair.b.store
+    with connected(store.uri_of(segments(1, 5, "a~one~3"))) as old:
         old.pread(512, far)
-        with connected(pair.b.store.uri_of(segments(1, 1, "a~two~0"))), pytest.raises(nbd.Error):
-            old.pwrite(b"x" * 512, far)
-        assert refused(pair.b.store, segments(1, 9, "a~one~3"))
+        ticket = description_of(store, segments(1, 1, "a~two~0")).removeprefix("ticket=")
+        old.pread(512, far)
+        with (
+            connected(store.uri_of(segments(1, 2, f"a~two~0~{ticket}"))) as new,
+            connected(store.uri_of(segments(1, 3, "a~two~1"))) as another,
+        ):
+            with pytest.raises(nbd.Error):
+                old.pwrite(b"x" * 512, far)
+            late = description_of(store, segments(1, 9, f"a~one~3~{ticket}"))
+            assert late.startswith("ticket=")
+            assert late != f"ticket={ticket}", "a ticket is good once"
+            new.pwrite(b"n" * 512, far)
+            assert another.pread(512, far) == b"n" * 512
+
+
+def test_an_open_that_was_told_a_ticket_does_no_io(pair: Pair) -> None:
+    far = pair.half_mib * MIB
+    with (
+        connected(pair.b.store.uri_of(segments(1, 5, "a~one~3"))),
+        connected(pair.b.store.uri_of(segments(1, 1, "a~two~0"))) as asking,
+    ):
+        for request in (lambda: asking.pwrite(b"x" * 512, far), lambda: asking.pread(512, far), asking.flush):
+            with pytest.raises(nbd.Error) as raised:
+                request()
+            assert raised.value.errno == "ESHUTDOWN"
+
+
+def test_clients_are_served_on_though_somebody_takes_the_place_of_their_export(pair: Pair) -> None:
+    """Any NBD client can open a session in the name of a manager; it must not keep that manager out."""
+    far = pair.half_mib * MIB
+    store = pair.b.store
+    with connected(pair.a.export.uri_of("v")) as client:
+        client.pwrite(b"1" * 512, far)
+        ticket = description_of(store, segments(1, 1, "a~x~0")).removeprefix("ticket=")
+        with connected(store.uri_of(segments(1, 1, f"a~x~0~{ticket}"))) as stranger:
+            stranger.pread(512, far)
+            client.pwrite(b"2" * 512, far)
+            assert client.pread(512, far) == b"2" * 512
+            with pytest.raises(nbd.Error):
+                stranger.pread(512, far)
+
+
+def test_strangers_are_not_let_in(pair: Pair) -> None:
+    assert refused(pair.b.store, segments(1, 1, "mallory~x~0"))
+    assert refused(pair.a.export, forward(1, 1, "mallory~x~0"))
 
 
 def test_malformed_reserved_names_are_refused(pair: Pair) -> None:

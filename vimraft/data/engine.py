@@ -17,8 +17,8 @@ from vimraft.data.feed import BackendSpec, IoCounters, MapUpdate, PeerSpec, Prob
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.reals import GONE, Opener, RealSlot, close_slot, open_labelled, open_slot
-from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe
-from vimraft.data.sessions import PeerExport, SessionTable, parse_peer_export
+from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe, describe_ticket
+from vimraft.data.sessions import NotPresentLife, PeerExport, SessionTable, parse_peer_export
 from vimraft.data.volume import FORWARD, SEGMENTS, make_plan
 
 FIRST_MAP_S = 10.0
@@ -101,6 +101,7 @@ class Plane:
         peers = {peer.manager: peer for peer in update.peers}
         kept = {} if update.full else {k: v for k, v in self._peers.items() if k not in update.removed_peers}
         self._peers = kept | peers
+        self.sessions.retain(self._peers)
 
     def _install_reals(self, update: MapUpdate) -> tuple[set[str], list[RealSlot]]:
         specs = {spec.real: spec for spec in update.backends}
@@ -289,9 +290,14 @@ class Plane:
             raise OpenError(f"{name.volume}: epoch {name.epoch} was asked for, {plan.epoch} is served")
         if plan.kind == "forward":
             raise OpenError(f"{name.volume}: its owner is {plan.map.owner}, not {self.manager}")
+        if name.manager not in self._peers:
+            raise OpenError(f"the tables know no manager {name.manager[:200]!r}")
         handle = self._peer_class(gate, self.links, self, name.epoch)
         try:
             self.sessions.enter(name, handle, max(0.0, deadline - time.monotonic()))
+        except NotPresentLife as refused:
+            handle.superseded = True  # it does no I/O: it exists for its description
+            handle.ticket = refused.ticket
         except OpenError:
             handle.close()
             raise
@@ -308,6 +314,8 @@ class Plane:
         plan = gate.plan
         if name is None:
             return f"{plan.size_bytes // 512} sectors, owner {plan.map.owner}, {plan.map.local_name}"
+        if handle.ticket:
+            return describe_ticket(handle.ticket)
         boot = self.boot_id
         if any(real.volatile for real in plan.reals):
             boot += "." + self.instance

@@ -50,6 +50,15 @@ def parse_description(text: str) -> Vitals | None:
     return Vitals(fields["boot"], fields["losses"])
 
 
+def describe_ticket(ticket: str) -> str:
+    """To a life of a peer that is not the present one (see sessions)."""
+    return f"ticket={ticket}"
+
+
+def parse_ticket(text: str) -> str:
+    return text.removeprefix("ticket=") if text.startswith("ticket=") else ""
+
+
 class LinkKey(NamedTuple):
     kind: str
     """`.forward` (the owner's export) or `.segments` (a peer's store)."""
@@ -96,6 +105,29 @@ class Link:
         return self.handle
 
     def _connect(self, epoch: int, deadline: float) -> None:
+        for _ in range(2):
+            description = self._dial(epoch, deadline)
+            ticket = parse_ticket(description)
+            if not ticket:
+                break
+            # The peer knows a former life of this process as the present one, and this one is not let in yet.
+            self.pool.tickets[(self.key.kind, self.key.peer)] = ticket
+            self.drop()
+        else:
+            raise PeerLost(f"{self.key.peer} serves another life of this process")
+        self.deadline = 0.0
+        self.epoch = epoch
+        self.unknown = False
+        self.vitals = parse_description(description)
+        if self.vitals is not None:
+            self.pool.on_vitals(self.key, self.vitals)
+
+    def _session(self) -> str:
+        ticket = self.pool.tickets.get((self.key.kind, self.key.peer))
+        return f"{self.pool.session_prefix}{self.slot}" + (f"~{ticket}" if ticket else "")
+
+    def _dial(self, epoch: int, deadline: float) -> str:
+        """Connect with a new generation; returns the description of the export."""
         self.drop()
         left_s = deadline - time.monotonic()
         if left_s <= 0:
@@ -104,7 +136,7 @@ class Link:
         self.generation = next(self.pool.generations)
         handle = nbd.NBD()
         handle.set_export_name(
-            f"{self.key.kind}/{self.key.volume}/{epoch}/{self.pool.session_prefix}{self.slot}/{self.generation}"
+            f"{self.key.kind}/{self.key.volume}/{epoch}/{self._session()}/{self.generation}"
         )
         handle.set_full_info(True)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
@@ -125,13 +157,8 @@ class Link:
         except nbd.Error as error:
             self.drop()
             raise PeerLost(f"{self.key.peer} refused {self.key.kind} of {self.key.volume}: {error}") from None
-        self.deadline = 0.0
         self.handle = handle
-        self.epoch = epoch
-        self.unknown = False
-        self.vitals = parse_description(description)
-        if self.vitals is not None:
-            self.pool.on_vitals(self.key, self.vitals)
+        return description
 
     def drop(self) -> None:
         """Close the connection. `unknown` stays: only a newer generation settles it."""
@@ -219,6 +246,8 @@ class LinkPool:
         self.address_of = address_of
         self.on_vitals = on_vitals
         self.generations = itertools.count(1)
+        self.tickets: dict[tuple[str, str], str] = {}
+        """Per kind and peer: the last one told, for whoever is not the present life there (see sessions)."""
         self.links: set[Link] = set()
         self.unfenced: dict[LinkKey, list[Link]] = {}
         """Links whose client was told EIO after a change of unknown outcome."""

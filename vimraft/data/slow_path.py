@@ -55,8 +55,8 @@ class SlowPath:
 
     __slots__ = (
         "_idle", "_losses_seen", "busy", "epoch", "errors", "flushes", "forwarded", "gate", "pin", "pool",
-        "read_bytes", "read_ns", "reads", "size_bytes", "superseded", "watch", "writable", "write_bytes",
-        "write_ns", "writes",
+        "read_bytes", "read_ns", "reads", "size_bytes", "superseded", "ticket", "watch", "writable",
+        "write_bytes", "write_ns", "writes",
     )  # fmt: skip
 
     def __init__(self, gate: VolumeGate, pool: LinkPool, watch: Watch, epoch: int = 0) -> None:
@@ -66,6 +66,8 @@ class SlowPath:
         self.epoch = epoch
         """Serve exactly this epoch; 0: whatever is installed."""
         self.superseded = False
+        self.ticket = ""
+        """Not let in: what its peer needs to come back (see sessions)."""
         self.busy = 0
         self.size_bytes = gate.plan.size_bytes
         self.writable = gate.plan.writable

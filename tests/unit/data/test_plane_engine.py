@@ -12,7 +12,7 @@ from tests.plane import MIB, eventually, volume
 from tests.plane_fakes import SECTOR, FakeSite, in_thread, simple_volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data.errors import IoError, OpenError, wire_errno
-from vimraft.data.feed import BackendSpec, PlaneSegment, Problem
+from vimraft.data.feed import BackendSpec, PeerSpec, PlaneSegment, Problem
 from vimraft.data.handle import Handle
 
 SECTORS = 96
@@ -238,10 +238,10 @@ def test_a_store_refuses_clients_and_ranges_that_it_does_not_hold() -> None:
     site = FakeSite()
     site.plane.role = "store"
     hole_first = volume("v", 1, PlaneSegment(4096, 4096, "s:0", LABEL_BYTES, ""), size_bytes=16384)
-    site.install(hole_first)
+    site.install(hole_first, peers=(PeerSpec("b", "", ""),))
     with pytest.raises(OpenError):
         site.plane.open("v")
-    handle, name = site.plane.open(".segments/v/1/a~life~0/1")
+    handle, name = site.plane.open(".segments/v/1/b~life~0/1")
     write(handle, b"x" * 4096, 4096)
     assert failure(read, handle, 0) == errno.EIO
     assert failure(read, handle, 8192) == errno.EIO
