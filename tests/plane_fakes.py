@@ -79,6 +79,8 @@ class FakeSite:
     def __init__(self, reals: int = 3, *, io_timeout_ms: int = 2_000, parallel: bool = False) -> None:
         self.backends: dict[str, FakeBackend] = {}
         self.missing: set[str] = set()
+        self.silent: dict[str, threading.Event] = {}
+        """Real volumes that take until then to open."""
         self.problems: list[Problem] = []
         self.specs = tuple(
             BackendSpec(f"s:{n}", f"fake:{n}", f"{n:032x}", CLUSTER_ID, MIB, "") for n in range(reals)
@@ -88,6 +90,8 @@ class FakeSite:
         self.index = 0
 
     def _open(self, spec: BackendSpec) -> FakeBackend:
+        if spec.real in self.silent:
+            assert self.silent[spec.real].wait(20)
         if spec.real in self.missing:
             raise BackendError("missing", f"{spec.uri}: not there")
         old = self.backends.get(spec.real)

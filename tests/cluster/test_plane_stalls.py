@@ -3,18 +3,21 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.plane import MIB, eventually, segment, volume
+from tests.plane import CLUSTER_ID, MIB, Pair, connected, eventually, segment, volume
 from tests.plane_fakes import in_thread
 from vimraft.data.engine import Plane
 from vimraft.data.errors import IoError
-from vimraft.data.feed import MapUpdate, PeerSpec
+from vimraft.data.feed import BackendSpec, MapUpdate, PeerSpec
 
 pytestmark = pytest.mark.cluster
 
@@ -86,3 +89,29 @@ def test_a_drain_breaks_off_a_request_of_which_a_part_was_answered_with_an_error
         eventually(lambda: outcome or plane.links.abort("v"), "the request ends")
         thread.join(5)
         assert isinstance(outcome[0], IoError)
+
+
+def test_silent_nbd_servers_do_not_keep_clients_of_other_volumes_waiting(tmp_path: Path) -> None:
+    """They accept connections and never say a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"nbd://127.0.0.1:{silent.getsockname()[1]}/"
+        bad = [BackendSpec(f"sa:{n}", uri, "0" * 32, CLUSTER_ID, MIB, "") for n in range(1, 6)]
+        pair = Pair(tmp_path)
+        owner, _, _ = pair.updates()
+        start = time.monotonic()
+        try:
+            export = pair.a.export
+            near = volume("n", 4, segment(0, 4, "sa:0", 0))
+            far = volume("s", 1, segment(0, 1, "sa:1", 0))
+            export.always_send(
+                msgspec.structs.replace(owner, volumes=(near, far), backends=(pair.real_a, *bad))
+            )
+            export.start()
+            with connected(export.uri_of("n")) as handle:
+                handle.pwrite(b"x" * 4096, 0)
+                handle.flush()
+            for index in range(2, 6):
+                export.install(MapUpdate(index, False, 5_000, (msgspec.structs.replace(near, epoch=index),)))
+            assert time.monotonic() - start < 5.0
+        finally:
+            pair.close()

@@ -2,31 +2,32 @@
 
 May live here: composition and the order of a change (hold, drain, swap, release). The interface behind which
 another engine may come: install, hold, release, set_lease, open, list_exports, stats, problems, shut_down.
-Keeps: no plan is swapped under a running request; a change that cannot drain keeps its volume held.
+Keeps: no plan is swapped under a running request; a change that cannot drain keeps its volume held, and that
+volume alone. Changes come one at a time (`_change`); nothing that may take long is done under that lock but
+waiting for a drain.
 """
 
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from vimraft.data.drain import Drain, drain_all
 from vimraft.data.errors import OlderMap, OpenError, PeerLost
-from vimraft.data.feed import BackendSpec, IoCounters, MapUpdate, PeerSpec, Problem, Role, VolumeMap
+from vimraft.data.feed import IoCounters, MapUpdate, PeerSpec, Problem, Role, VolumeMap
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
-from vimraft.data.reals import GONE, Opener, RealSlot, close_slot, open_labelled, open_slot
+from vimraft.data.real_table import RealTable
+from vimraft.data.reals import GONE, Opener, RealSlot, open_labelled
 from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe, describe_ticket
 from vimraft.data.sessions import NotPresentLife, PeerExport, SessionTable, parse_peer_export
-from vimraft.data.volume import FORWARD, SEGMENTS, make_plan
+from vimraft.data.volume import FORWARD, SEGMENTS, Plan, make_plan
 
 FIRST_MAP_S = 10.0
 """How long a client that comes before the first map waits for it."""
-DRAIN_PATIENCE_S = 1.0
-"""A drain that takes longer breaks the connections to peers in use (their requests are sent again)."""
-REOPEN_S = 3.0
-"""Between two tries to open a real volume that is missing."""
 FAR_PEER_S = 1.0
 """How long the description of an owner's export waits for its stores."""
 CHANGE = -1
@@ -41,6 +42,7 @@ class Plane:
     def __init__(
         self, role: Role, manager: str, *, opener: Opener = open_labelled, parallel: bool = False,
         report: Callable[[Problem], None] = lambda _problem: None,
+        log: Callable[..., None] = lambda _event, **_fields: None,
     ) -> None:  # fmt: skip
         self.role: Role = role
         self.manager = manager
@@ -52,18 +54,22 @@ class Plane:
         self.stopping = False
         self.sessions = SessionTable()
         self.links = LinkPool(manager, self.instance, self._address_of, self._note_vitals)
-        self._opener = opener
         self._client_class = ParallelHandle if parallel else Handle
         self._peer_class = ParallelHandle if parallel else PeerHandle
         self._io_timeout_s = 30.0
         self._volumes: dict[str, VolumeGate] = {}
         self._maps: dict[str, VolumeMap] = {}
-        self._reals: dict[str, RealSlot] = {}
         self._peers: dict[str, PeerSpec] = {}
         self._holds: dict[int, tuple[str, ...]] = {}
         self._change = threading.RLock()
+        self._reals = RealTable(
+            opener,
+            self._change,
+            replaced=self._real_replaced,
+            report=self._tell,
+            bug=lambda error: log("real.bug", error=repr(error)),
+        )
         self._first_map = threading.Event()
-        self._next_reopen = 0.0
 
     # --- changes --------------------------------------------------------------------------------
     def install(self, update: MapUpdate) -> int:
@@ -77,22 +83,19 @@ class Plane:
             for gate in self._volumes.values():
                 gate.io_timeout_s = self._io_timeout_s
             self._install_peers(update)
-            changed_reals, retired = self._install_reals(update)
+            changed_reals, retired = self._reals.install(update)
             maps = {volume.name: volume for volume in update.volumes}
             gone = set(update.removed_volumes) - maps.keys()
             if update.full:
                 gone |= self._volumes.keys() - maps.keys()
-            for name in gone:
-                self._remove(name)
+            drains = [drain for name in gone for drain in self._remove(name)]
             for name, volume in self._maps.items():
-                if name not in maps and any(
-                    s.real in changed_reals and not s.manager for s in volume.segments
-                ):
+                if name not in maps and _uses(volume, changed_reals):
                     maps[name] = volume
-            changed = (v for v in maps.values() if v != self._maps.get(v.name) or _uses(v, changed_reals))
-            longest_us = max((self._install_volume(volume) for volume in changed), default=0)
+            changed = [v for v in maps.values() if v != self._maps.get(v.name) or _uses(v, changed_reals)]
+            longest_us = self._install_volumes(changed, drains)
             for slot in retired:
-                self._retire_real(slot)
+                self._reals.retire(slot)
             self.installed_index = update.index
             self._first_map.set()
             return longest_us
@@ -103,91 +106,64 @@ class Plane:
         self._peers = kept | peers
         self.sessions.retain(self._peers)
 
-    def _install_reals(self, update: MapUpdate) -> tuple[set[str], list[RealSlot]]:
-        specs = {spec.real: spec for spec in update.backends}
-        gone = set(update.removed_backends) - specs.keys()
-        if update.full:
-            gone |= self._reals.keys() - specs.keys()
-        retired = [self._reals.pop(real) for real in gone if real in self._reals]
-        changed = set(gone)
-        for real, spec in specs.items():
-            old = self._reals.get(real)
-            if old is not None and old.spec == spec and (old.backend is not None or spec.failed):
+    def _install_volumes(self, volumes: Sequence[VolumeMap], drains: list[Drain]) -> int:
+        """Each volume goes on as soon as it is drained itself; returns when all are, and `drains` too."""
+        longest_us = 0
+
+        def install(gate: VolumeGate, plan: Plan, start_ns: int) -> None:
+            nonlocal longest_us
+            gate.swap(plan)
+            gate.release(CHANGE)
+            self._maps[plan.map.name] = plan.map
+            longest_us = max(longest_us, (time.perf_counter_ns() - start_ns) // 1000)
+
+        for plan in [make_plan(volume, self.role, self._reals.slot) for volume in volumes]:
+            name = plan.map.name
+            gate = self._volumes.get(name)
+            if gate is not None and gate.plan.map.local_name != plan.map.local_name:
+                drains += self._remove(name)  # deleted, and another one built under its name
+                gate = None
+            if gate is None:
+                self._add(plan)
                 continue
-            if old is not None:
-                retired.append(old)
-            self._open_real(spec, old.losses if old is not None else 0)
-            changed.add(real)
-        return changed, retired
+            start_ns = time.perf_counter_ns()
+            gate.hold(CHANGE)
+            if gate.idle:
+                install(gate, plan, start_ns)
+            else:
+                drains.append(Drain(gate, partial(install, gate, plan, start_ns)))
+        self._drain(drains)
+        return longest_us
 
-    def _open_real(self, spec: BackendSpec, losses: int) -> RealSlot:
-        slot = open_slot(spec, self._opener, losses)
-        self._reals[spec.real] = slot
-        problem = slot.report()
-        if problem is not None:
-            self.report(problem)
-        return slot
+    def _add(self, plan: Plan) -> None:
+        name = plan.map.name
+        gate = VolumeGate(plan, self.lease, self._io_timeout_s)
+        for token, names in self._holds.items():
+            if not names or name in names:
+                gate.hold(token)
+        self._volumes[name] = gate
+        self._maps[name] = plan.map
 
-    def _retire_real(self, slot: RealSlot) -> None:
-        """After every plan that used it is gone."""
-        losses = close_slot(slot)
-        successor = self._reals.get(slot.real)
-        if successor is not None:
-            successor.base_losses += losses - slot.losses
-
-    def _real_of(self, real: str) -> RealSlot:
-        slot = self._reals.get(real)
-        if slot is None:
-            spec = BackendSpec(real, "", "", "", 0, "its manager did not describe it")
-            slot = RealSlot(spec, None, "told", f"real volume {real}: {spec.failed}", 0)
-        return slot
-
-    def _install_volume(self, volume: VolumeMap) -> int:
-        plan = make_plan(volume, self.role, self._real_of)
-        gate = self._volumes.get(volume.name)
-        if gate is not None and gate.plan.map.local_name != volume.local_name:
-            self._remove(volume.name)  # deleted, and another one built under its name
-            gate = None
-        if gate is None:
-            gate = VolumeGate(plan, self.lease, self._io_timeout_s)
-            for token, names in self._holds.items():
-                if not names or volume.name in names:
-                    gate.hold(token)
-            self._volumes[volume.name] = gate
-            self._maps[volume.name] = volume
-            return 0
-        start_ns = time.perf_counter_ns()
-        gate.hold(CHANGE)
-        self._drain(gate)
-        gate.swap(plan)
-        self._maps[volume.name] = volume
-        gate.release(CHANGE)
-        return (time.perf_counter_ns() - start_ns) // 1000
-
-    def _drain(self, gate: VolumeGate) -> None:
-        """However long it takes: a plan is never swapped under a running request."""
-        if gate.drain(DRAIN_PATIENCE_S):
-            return
-        waited_s = DRAIN_PATIENCE_S
-        reported = False
-        while True:
-            self.links.abort(gate.name)
-            if gate.drain(DRAIN_PATIENCE_S):
-                return
-            waited_s += DRAIN_PATIENCE_S
-            if waited_s > self._io_timeout_s and not reported:
-                reported = True
-                real = gate.plan.reals[0].real if gate.plan.reals else ""
-                text = f"{gate.name}: a request has been running for over {waited_s:.0f} s; I/O is held"
-                self.report(Problem(real, "io", text))
-
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str) -> list[Drain]:
         gate = self._volumes.pop(name, None)
         self._maps.pop(name, None)
-        if gate is not None:
-            gate.remove("the volume was removed")
-            self._drain(gate)
-            self.links.forget(name)
+        if gate is None:
+            return []
+        gate.remove("the volume was removed")
+        return [Drain(gate, lambda: None if name in self._volumes else self.links.forget(name))]
+
+    def _drain(self, drains: list[Drain]) -> None:
+        """However long it takes: a plan is never swapped under a running request."""
+
+        def stuck(gate: VolumeGate, seconds: float) -> None:
+            real = gate.plan.reals[0].real if gate.plan.reals else ""
+            text = f"{gate.name}: a request has been running for over {seconds:.0f} s; I/O is held"
+            self.report(Problem(real, "io", text))
+
+        drain_all(drains, self._io_timeout_s, break_off=self.links.abort, stuck=stuck)
+
+    def _real_replaced(self, real: str) -> None:
+        self._install_volumes([volume for volume in self._maps.values() if _uses(volume, {real})], [])
 
     def hold(self, token: int, names: tuple[str, ...]) -> None:
         """Returns when the volumes (all, if none is named) are held and drained."""
@@ -196,8 +172,7 @@ class Plane:
             gates = [gate for name, gate in self._volumes.items() if not names or name in names]
             for gate in gates:
                 gate.hold(token)
-            for gate in gates:
-                self._drain(gate)
+            self._drain([Drain(gate, lambda: None) for gate in gates])
 
     def release(self, token: int) -> None:
         with self._change:
@@ -212,28 +187,8 @@ class Plane:
                 gate.wake()
 
     def reopen_missing(self) -> None:
-        """Called about once a second: try real volumes again that could not be opened, or went away."""
-        if time.monotonic() < self._next_reopen:
-            return
-        self._next_reopen = time.monotonic() + REOPEN_S
-        for slot in tuple(self._reals.values()):
-            if slot.lost or (slot.backend is None and not slot.spec.failed):
-                with self._change:
-                    if self._reals.get(slot.real) is slot:
-                        self._replace_real(slot)
-
-    def _replace_real(self, slot: RealSlot) -> None:
-        fresh = open_slot(slot.spec, self._opener, slot.losses)
-        if fresh.backend is None and slot.backend is None and fresh.problem == slot.problem:
-            return
-        self._reals[slot.real] = fresh
-        problem = fresh.report()
-        if problem is not None:
-            self.report(problem)
-        for volume in tuple(self._maps.values()):
-            if _uses(volume, {slot.real}):
-                self._install_volume(volume)
-        self._retire_real(slot)
+        """Called about once a second; does not wait."""
+        self._reals.reopen_missing()
 
     def pause_all(self, timeout_s: float) -> None:
         """Before a clean end: let what runs finish, and hold the rest."""
@@ -252,7 +207,7 @@ class Plane:
         self.links.abort()
 
     def flush_all(self) -> None:
-        for slot in tuple(self._reals.values()):
+        for slot in self._reals.slots():
             if slot.backend is not None:
                 try:
                     slot.backend.flush()
@@ -316,6 +271,8 @@ class Plane:
             return f"{plan.size_bytes // 512} sectors, owner {plan.map.owner}, {plan.map.local_name}"
         if handle.ticket:
             return describe_ticket(handle.ticket)
+        if any(real.opening for real in plan.reals):
+            return describe("?", self.instance, gate.losses())
         boot = self.boot_id
         if any(real.volatile for real in plan.reals):
             boot += "." + self.instance
@@ -357,6 +314,9 @@ class Plane:
     def flush_failed(self, real: RealSlot, error: OSError) -> None:
         self._report_once(real, "flush", f"{real.spec.uri}: flush failed: {error}")
 
+    def _tell(self, problem: Problem) -> None:
+        self.report(problem)
+
     def _report_once(self, real: RealSlot, kind: Literal["missing", "io", "flush"], message: str) -> None:
         if real.problem != message:
             real.problem = message
@@ -364,17 +324,16 @@ class Plane:
 
     def problems(self) -> list[Problem]:
         """Real volumes that cannot be opened now: for a manager that has just connected."""
-        found = (slot.report() for slot in tuple(self._reals.values()))
-        return [problem for problem in found if problem is not None]
+        return self._reals.problems()
 
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:
         gates = tuple(self._volumes.items())
         reals = {}
-        for real, slot in tuple(self._reals.items()):
+        for slot in self._reals.slots():
             if slot.backend is not None:
                 c = slot.backend.counters
-                reals[real] = IoCounters(
+                reals[slot.real] = IoCounters(
                     c.reads, c.writes, c.read_bytes, c.write_bytes, c.read_ns, c.write_ns, c.flushes, c.errors
                 )
         return {name: _volume_counters(gate) for name, gate in gates}, reals, sum(g.waiting for _, g in gates)

@@ -44,6 +44,14 @@ class OlderMap(Exception):
     would be gone for a moment, and its clients with it."""
 
 
-class PeerLost(Exception):
+class TryAgain(Exception):
+    """Not now: the request is tried again, as it is then, until its deadline."""
+
+
+class PeerLost(TryAgain):
     """The connection to a peer broke, or the peer refused this epoch or session: the outcome of what was
-    in flight is unknown. The request is sent again, through a newer session, until its deadline."""
+    in flight is unknown. The request is sent again, through a newer session."""
+
+
+class RealBusy(TryAgain):
+    """A real volume is being opened, or what its former life took is still being flushed."""

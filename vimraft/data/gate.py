@@ -95,11 +95,16 @@ class VolumeGate:
             self._refresh()
             self._changed.notify_all()
 
+    @property
+    def idle(self) -> bool:
+        """No request runs. It stays so while the gate is held."""
+        return not any(handle.busy for handle in tuple(self.handles))
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until no request runs; False: one still does. The gate must be held."""
         deadline = time.monotonic() + timeout_s
         pause_s = DRAIN_POLL_FIRST_S
-        while any(handle.busy for handle in tuple(self.handles)):
+        while not self.idle:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(pause_s)

@@ -79,7 +79,7 @@ class DataProcess:
     def start(self) -> None:
         """After the fork, in the main thread."""
         _outlive_parent()
-        plane = Plane(self.role, self._params["manager"], parallel=self.parallel)
+        plane = Plane(self.role, self._params["manager"], parallel=self.parallel, log=log)
         client = FeedClient(plane, self._params["feed"], self._listen_fds(), self.quit, log)
         plane.report = client.report
         self._plane = plane

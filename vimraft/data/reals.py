@@ -1,6 +1,6 @@
 """The real volumes of this site as this process has them open.
 
-May live here: opening, label check, replacement after a failure. A `RealSlot` is one life of one real
+May live here: opening, label check, closing. A `RealSlot` is one life of one real
 volume in this process; it is replaced, never reopened in place, so that a plan never changes under a
 running request. Keeps: nothing is read from or written to a real volume whose label was not verified.
 """
@@ -32,12 +32,30 @@ def open_labelled(spec: BackendSpec) -> Backend:
     return backend
 
 
+class History:
+    """What the lives of one real volume share. `unsettled`: former lives that are not flushed and closed yet;
+    until then no flush succeeds (INV-3)."""
+
+    __slots__ = ("unsettled",)
+
+    def __init__(self) -> None:
+        self.unsettled = 0
+
+
 class RealSlot:
-    __slots__ = ("backend", "base_losses", "kind", "lost", "problem", "real", "spec")
+    __slots__ = (
+        "backend", "base_losses", "handed_over", "history", "kind", "lost", "opening", "problem", "real",
+        "spec", "trying",
+    )  # fmt: skip
 
     def __init__(
         self, spec: BackendSpec, backend: Backend | None, kind: str, problem: str, base_losses: int
     ) -> None:
+        self.history = History()
+        self.opening = False
+        """It is being opened for the first time: I/O to it waits."""
+        self.trying = False
+        """A missing one is being tried again: I/O to it fails meanwhile."""
         self.real = spec.real
         self.spec = spec
         self.backend = backend
@@ -46,6 +64,8 @@ class RealSlot:
         """Why there is no backend."""
         self.base_losses = base_losses
         """Losses of earlier lives."""
+        self.handed_over = 0
+        """Losses that the next life began with; what comes to light later is added to it."""
         self.lost = ""
         """Set when the device went away during I/O: replace this slot."""
 
@@ -59,7 +79,7 @@ class RealSlot:
         return self.backend is not None and self.backend.fd < 0
 
     def report(self) -> Problem | None:
-        if self.backend is not None or self.kind == "told":
+        if self.backend is not None or self.kind == "told" or self.opening:
             return None
         kind: Literal["missing", "label", "io", "flush"] = "io"
         if self.kind in ("missing", "label", "flush"):
@@ -75,7 +95,7 @@ def open_slot(spec: BackendSpec, opener: Opener, base_losses: int) -> RealSlot:
         backend = opener(spec)
     except BackendError as error:
         return RealSlot(spec, None, error.kind, f"real volume {spec.real}: {error}", base_losses)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a device or server says makes it unusable, no more
         text = f"real volume {spec.real}: {spec.uri}: {error}"
         return RealSlot(spec, None, "missing", text, base_losses)
     needed = spec.capacity_bytes + LABEL_BYTES
@@ -84,6 +104,12 @@ def open_slot(spec: BackendSpec, opener: Opener, base_losses: int) -> RealSlot:
         backend.close()
         return RealSlot(spec, None, "missing", text, base_losses)
     return RealSlot(spec, backend, "", "", base_losses)
+
+
+def opening_slot(spec: BackendSpec, base_losses: int) -> RealSlot:
+    slot = RealSlot(spec, None, "opening", f"real volume {spec.real} is being opened", base_losses)
+    slot.opening = True
+    return slot
 
 
 def close_slot(slot: RealSlot) -> int:

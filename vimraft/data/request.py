@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import nbd
 
-from vimraft.data.errors import IoError, PeerLost
+from vimraft.data.errors import IoError, PeerLost, RealBusy
 from vimraft.data.remote import FLAG_FUA, Link
 from vimraft.data.volume import Entry, Piece
 
@@ -49,9 +49,11 @@ class Op:
 
 
 def do_local(op: Op, entry: Entry, offset: int, length: int) -> None:
-    """Raises OSError or IoError."""
+    """Raises OSError, IoError or RealBusy."""
     backend = entry.real.backend if entry.real is not None else None
     if backend is None:
+        if entry.real is not None and entry.real.opening:
+            raise RealBusy(entry.real.problem)
         why = entry.real.problem if entry.real is not None else "no real volume lies there"
         raise IoError(errno.EIO, f"bytes {offset}+{length}: {why}")
     where = offset + entry.delta

@@ -9,7 +9,7 @@ import errno
 import time
 from typing import Protocol
 
-from vimraft.data.errors import IoError, PeerLost, wire_errno
+from vimraft.data.errors import IoError, PeerLost, RealBusy, TryAgain, wire_errno
 from vimraft.data.gate import VolumeGate
 from vimraft.data.reals import RealSlot
 from vimraft.data.remote import Link, LinkKey, LinkPool
@@ -128,8 +128,8 @@ class SlowPath:
                     if op.kind == READ:
                         op.restart()  # what was read may be older than another owner's acknowledged write
                     continue
-                except PeerLost as lost:
-                    problem = str(lost)
+                except TryAgain as reason:
+                    problem = str(reason)
                 finally:
                     self.end()
                 if time.monotonic() + retry_s >= deadline:
@@ -185,13 +185,17 @@ class SlowPath:
             if piece.entry.key is not None:
                 remote.setdefault(piece.entry.key, []).append(piece)
         left = {(piece.offset, piece.length) for piece in local}
-        lost: list[PeerLost] = []
+        again: list[TryAgain] = []
         batches: list[Batch] = []
         links: list[Link] = []
 
         def local_work() -> None:
             for piece in local:
-                self._local(op, piece.entry, piece.offset, piece.length)
+                try:
+                    self._local(op, piece.entry, piece.offset, piece.length)
+                except RealBusy as busy:
+                    again.append(busy)
+                    continue
                 left.discard((piece.offset, piece.length))
 
         try:
@@ -203,7 +207,7 @@ class SlowPath:
                     links.append(link)
                     batches.append(Batch(op, link, link.ready(plan.epoch, deadline), jobs))
                 except PeerLost as error:
-                    lost.append(error)
+                    again.append(error)
             drive(batches, local_work)
         finally:
             for link in links:
@@ -213,10 +217,10 @@ class SlowPath:
             if isinstance(batch.error, IoError):
                 raise batch.error
             if batch.error is not None:
-                lost.append(batch.error)
+                again.append(batch.error)
         op.pending = sorted(left)
-        if lost:
-            raise lost[0]
+        if again:
+            raise again[0]
 
     def _local(self, op: Op, entry: Entry, offset: int, length: int) -> None:
         try:
@@ -259,6 +263,8 @@ class SlowPath:
 
     def _flush_local(self, plan: Plan) -> None:
         for real in plan.reals:
+            if real.opening or real.history.unsettled:
+                raise RealBusy(f"real volume {real.real} is being opened, or flushed for the last time")
             if real.backend is None:
                 raise IoError(errno.EIO, real.problem)
             try:

@@ -187,7 +187,7 @@ def test_a_device_that_went_away_is_opened_anew_and_counts_as_a_loss() -> None:
     assert failure(read, handle) == errno.EIO
     assert [problem.kind for problem in site.problems] == ["missing"]
     site.plane.reopen_missing()
-    assert gone.closed
+    eventually(lambda: gone.closed, "it is opened anew")
     assert read(handle) == b"x" * SECTOR
     assert failure(handle.flush) == errno.EIO
     handle.flush()
@@ -204,9 +204,10 @@ def test_a_real_volume_that_cannot_be_opened_is_tried_again(monkeypatch: pytest.
     site.plane.reopen_missing()
     assert len(site.problems) == 1, "the same problem is told once"
     site.missing.clear()
-    monkeypatch.setattr("vimraft.data.engine.REOPEN_S", 0.0)
-    site.plane._next_reopen = 0.0
+    monkeypatch.setattr("vimraft.data.real_table.REOPEN_S", 0.0)
+    site.plane._reals._next_reopen = 0.0
     site.plane.reopen_missing()
+    eventually(lambda: handle.gate.plan.reals[0].backend, "it is opened")
     assert read(handle) == bytes(SECTOR)
     assert site.plane.problems() == []
 
@@ -222,7 +223,7 @@ def test_a_changed_spec_moves_io_to_the_new_backend_and_closes_the_old() -> None
         *site.specs[1:],
     )
     site.install(simple_volume())
-    assert old.closed
+    eventually(lambda: old.closed, "the old one is closed")
     assert read(handle) == bytes(SECTOR)
 
 
