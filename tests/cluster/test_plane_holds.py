@@ -179,6 +179,34 @@ def test_a_manager_that_has_not_caught_up_cannot_take_a_volume_away(pair: Pair) 
         assert handle.pread(512, 0) == b"o" * 512
 
 
+def test_quit_is_heard_from_a_manager_that_has_not_caught_up(pair: Pair) -> None:
+    export = pair.a.export
+    pair.change(epoch=2)
+    hellos = len(export.hellos)
+    export.always_send(MapUpdate(pair.index - 1, True, 3_000))
+    export.hang_up()
+    eventually(lambda: export.log.count("feed.older_map") > 1, "it knows more than its manager")
+    assert len(export.hellos) > hellos
+    export.send(feed.Quit())
+    assert export.process is not None
+    assert export.process.wait(10) == 0
+
+
+def test_holds_of_a_manager_end_with_its_life_and_not_with_its_connection(pair: Pair) -> None:
+    export = pair.a.export
+    with connected(export.uri_of("v")) as handle:
+        hold(pair, 7)
+        hellos = len(export.hellos)
+        export.hang_up()
+        eventually(lambda: len(export.hellos) > hellos, "it dials again")
+        reading = Background(lambda: handle.pread(512, 0))
+        eventually(lambda: export.waiting == 1, "still held")
+        export.always_send(feed.Welcome("a", "another life"))
+        export.hang_up()
+        reading.join()
+        assert reading.error is None
+
+
 def test_another_volume_built_under_the_same_name_is_not_served_to_old_clients(pair: Pair) -> None:
     with connected(pair.a.export.uri_of("v")) as handle:
         pair.change(local_name="volume B", epoch=2)

@@ -61,6 +61,8 @@ class Plane:
         self._maps: dict[str, VolumeMap] = {}
         self._peers: dict[str, PeerSpec] = {}
         self._holds: dict[int, tuple[str, ...]] = {}
+        self._incarnation = ""
+        """Of the manager that spoke last."""
         self._change = threading.RLock()
         self._reals = RealTable(
             opener,
@@ -179,6 +181,15 @@ class Plane:
             self._holds.pop(token, None)
             for gate in self._volumes.values():
                 gate.release(token)
+
+    def meet_manager(self, incarnation: str) -> None:
+        """Whoever speaks now. Holds of a manager that is dead will not be released by it any more; those of
+        the same one count on, also when it was out of touch for a while."""
+        with self._change:
+            if self._incarnation not in ("", incarnation):
+                for token in tuple(self._holds):
+                    self.release(token)
+            self._incarnation = incarnation
 
     def set_lease(self, boottime_ns: int) -> None:
         self.lease.until_ns = boottime_ns

@@ -1,51 +1,32 @@
-"""The process's end of the feed: dials the manager, installs what it sends, tells what happens here.
+"""The process's end of the feed: dials the manager, hears what it says, tells what happens here.
 
 May live here: the connection and its threads. The manager may be dead for long: the data plane keeps serving
-with the installed maps (the lease deadline ends what it must end) and goes on dialling. Messages are handled
-strictly in order, because leases and maps share this channel for that purpose.
+with the installed maps (the lease deadline ends what it must end) and goes on dialling. The thread that reads
+never waits for a volume: what may take long goes to the installer, in order.
 """
 
 import contextlib
 import os
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from vimraft.data import feed
-from vimraft.data.errors import OlderMap
-from vimraft.data.feed import FrameError, FromPlane, IoCounters, MapUpdate, Problem, Role, ToPlane
+from vimraft.data.feed import FrameError, LeaseUntil, Problem, Quit, ToPlane
+from vimraft.data.installer import Conversation, FedEngine, Installer
 
 DIAL_FIRST_S = 0.05
 DIAL_LAST_S = 1.0
-SEND_TIMEOUT_S = 5
-"""A manager that reads nothing for so long is disconnected (and dialled again)."""
 STATS_PERIOD_S = 1.0
 MAX_PROBLEMS = 256
 """Problems kept for a manager that is away."""
-
-
-class FedEngine(Protocol):
-    """What the feed drives."""
-
-    role: Role
-    manager: str
-    instance: str
-    boot_id: str
-    installed_index: int
-
-    def install(self, update: MapUpdate) -> int: ...
-    def hold(self, token: int, names: tuple[str, ...]) -> None: ...
-    def release(self, token: int) -> None: ...
-    def set_lease(self, boottime_ns: int) -> None: ...
-    def reopen_missing(self) -> None: ...
-    def problems(self) -> list[Problem]: ...
-    def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]: ...
+OLDER_MAP_PATIENCE_S = 1.0
+"""How long a manager with older tables is listened to before it is dialled again for newer ones."""
 
 
 class FeedClient:
@@ -59,14 +40,15 @@ class FeedClient:
     ) -> None:
         self._engine = engine
         self._path = path
-        self._listen_fds = list(listen_fds)
+        self._listen_fds = tuple(listen_fds)
         self._on_quit = on_quit
         self._log = log
-        self._sock: socket.socket | None = None
-        self._send_lock = threading.Lock()
+        self._installer = Installer(engine, log)
+        self._conversation: Conversation | None = None
         self._problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
 
     def start(self) -> None:
+        self._installer.start()
         threading.Thread(target=self._dial_forever, name="feed", daemon=True).start()
         threading.Thread(target=self._tick_forever, name="stats", daemon=True).start()
 
@@ -78,44 +60,44 @@ class FeedClient:
     def _dial_forever(self) -> None:
         pause_s = DIAL_FIRST_S
         while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            conversation = Conversation(sock)
             try:
-                self._converse()
-                pause_s = DIAL_FIRST_S
+                self._converse(conversation)
             except (OSError, FrameError, msgspec.MsgspecError) as error:
                 self._log("feed.disconnected", path=self._path, error=str(error))
-            except OlderMap as error:
-                # dial again until the manager has caught up; a later change would not mend an older start
-                self._log("feed.older_map", path=self._path, error=str(error))
-            except Exception as error:  # noqa: BLE001 - a map that trips us must not end the feed for good
+            except Exception as error:  # noqa: BLE001 - nothing that is sent may end the feed for good
                 self._log("feed.bug", path=self._path, error=repr(error))
             finally:
-                self._hang_up()
+                self._conversation = None
+                self._installer.forget(conversation)
+                sock.close()
+            if conversation.behind_since:
+                continue  # it has been listened to for long enough, and Quit may come at any time
+            if conversation.installed:
+                pause_s = DIAL_FIRST_S
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, DIAL_LAST_S)
 
-    def _converse(self) -> None:
-        engine = self._engine
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(self._path)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
-            hello = feed.Hello(
-                engine.role,
-                os.getpid(),
-                engine.instance,
-                engine.boot_id,
-                engine.manager,
-                engine.installed_index,
-            )
-            with self._send_lock:
-                frame = feed.encode_frame(hello)
-                sent = socket.send_fds(sock, [frame], self._listen_fds)
-                sock.sendall(frame[sent:])
-                self._sock = sock
-            self._log("feed.connected", path=self._path)
-            for problem in engine.problems():
-                self._send(problem)
-            reader = sock.makefile("rb")
+    def _converse(self, conversation: Conversation) -> None:
+        engine, sock = self._engine, conversation.sock
+        sock.connect(self._path)
+        hello = feed.Hello(
+            engine.role,
+            os.getpid(),
+            engine.instance,
+            engine.boot_id,
+            engine.manager,
+            engine.installed_index,
+        )
+        if not conversation.send(hello, self._listen_fds):
+            return
+        self._conversation = conversation
+        self._log("feed.connected", path=self._path)
+        for problem in engine.problems():
+            conversation.send(problem)
+        reader = sock.makefile("rb")
+        with contextlib.closing(reader):
             while header := reader.read(feed.HEADER.size):
                 if len(header) < feed.HEADER.size:
                     return
@@ -123,63 +105,39 @@ class FeedClient:
                 body = reader.read(length)
                 if len(body) < length:
                     return
-                self._handle(feed.to_plane.decode(body))
-        finally:
-            sock.close()
+                self._hear(conversation, feed.to_plane.decode(body))
 
-    def _hang_up(self) -> None:
-        with self._send_lock:
-            sock, self._sock = self._sock, None
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
-
-    def _handle(self, message: ToPlane) -> None:
-        engine = self._engine
+    def _hear(self, conversation: Conversation, message: ToPlane) -> None:
         match message:
-            case feed.MapUpdate():
-                hold_us = engine.install(message)
-                self._log("map.installed", index=message.index, full=message.full, hold_us=hold_us)
-                self._send(feed.Installed(message.index, hold_us))
-            case feed.LeaseUntil():
-                engine.set_lease(message.boottime_ns)
-            case feed.Hold():
-                engine.hold(message.token, message.volumes)
-                self._send(feed.Held(message.token))
-            case feed.Unhold():
-                engine.release(message.token)
-            case feed.Quit():
+            case LeaseUntil():
+                self._installer.lease(conversation, message.boottime_ns)
+            case Quit():
                 self._log("feed.quit")
                 self._on_quit()
-            case feed.Welcome():
-                self._log("feed.welcome", manager=message.manager, incarnation=message.incarnation)
+            case _:
+                if not self._installer.take(conversation, message):
+                    raise FrameError("more messages than can be queued while a change is under way")
 
     # --- sending --------------------------------------------------------------------------------
-    def _send(self, message: FromPlane) -> bool:
-        with self._send_lock:
-            sock = self._sock
-            if sock is None:
-                return False
-            try:
-                sock.sendall(feed.encode_frame(message))
-                return True
-            except OSError:
-                # a torn frame cannot be mended: end the conversation, the dialler starts another
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-                self._sock = None
-                return False
-
     def _tick_forever(self) -> None:
         while True:
             time.sleep(STATS_PERIOD_S)
             try:
-                self._engine.reopen_missing()
+                self._tick()
             except Exception as error:  # noqa: BLE001 - figures must go on
-                self._log("reopen.bug", error=repr(error))
-            while self._problems and self._send(self._problems[0]):
-                self._problems.popleft()
-            self._send(feed.Stats(*self._engine.stats()))
+                self._log("stats.bug", error=repr(error))
+
+    def _tick(self) -> None:
+        self._engine.reopen_missing()
+        conversation = self._conversation
+        if conversation is None:
+            return
+        if conversation.behind_since and time.monotonic() - conversation.behind_since >= OLDER_MAP_PATIENCE_S:
+            conversation.hang_up()
+            return
+        while self._problems and conversation.send(self._problems[0]):
+            self._problems.popleft()
+        conversation.send(feed.Stats(*self._engine.stats()))
 
 
 def log_line(event: str, **fields: Any) -> str:
