@@ -9,9 +9,9 @@ from vimraft.core.ids import SECTOR_BYTES
 from vimraft.core.tables import RealVolume, Release, State
 from vimraft.data.backends.base import BackendError
 from vimraft.data.backends.open import open_backend
-from vimraft.data.feed import BackendSpec
 from vimraft.data.label import verify_label
 from vimraft.data.prepare import zero_range
+from vimraft.site.plane_maps import backend_spec
 
 
 class Interrupted(Exception):
@@ -27,17 +27,6 @@ def default_uri(storage_uri: str, lun: int) -> str:
     return f"{base.rstrip('/')}/lun-{lun}{suffix}{question}{query}"
 
 
-def spec_of(state: State, real: RealVolume) -> BackendSpec:
-    return BackendSpec(
-        real=str(real.id),
-        uri=real.uri,
-        label_id=real.label_id,
-        cluster_id=state.cluster_id,
-        capacity_bytes=real.capacity_units * state.settings.unit_bytes,
-        failed=(real.reason or "failed") if real.state == "failed" else "",
-    )
-
-
 def problem_of(state: State, real: RealVolume) -> str:
     """Opens the device and checks its label; '' when all is well."""
     try:
@@ -45,7 +34,7 @@ def problem_of(state: State, real: RealVolume) -> str:
     except (BackendError, OSError) as error:
         return str(error)
     try:
-        verify_label(backend, spec_of(state, real))
+        verify_label(backend, backend_spec(state, real))
     except (BackendError, OSError) as error:
         return str(error)
     finally:
@@ -73,7 +62,7 @@ def zero_released(state: State, release: Release, cancelled: Callable[[], bool])
             continue
         backend = open_backend(real.uri)
         try:
-            verify_label(backend, spec_of(state, real))
+            verify_label(backend, backend_spec(state, real))
             for offset, length in ranges:
                 if cancelled():
                     raise Interrupted

@@ -7,7 +7,7 @@ between two such views as one MapUpdate. The sole-holder rule (needs_lease) is d
 from msgspec import Struct
 
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName
-from vimraft.core.tables import Replica, Segment, State, Volume
+from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
 from vimraft.data.feed import BackendSpec, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
 
 
@@ -91,20 +91,21 @@ def volume_map(state: State, manager: str, role: Role, volume: Volume) -> Volume
     )
 
 
+def backend_spec(state: State, real: RealVolume) -> BackendSpec:
+    """What it takes to open a real volume and to know it by its label."""
+    return BackendSpec(
+        real=str(real.id),
+        uri=real.uri,
+        label_id=real.label_id,
+        cluster_id=state.cluster_id,
+        capacity_bytes=real.capacity_units * state.settings.unit_bytes,
+        failed=(real.reason or "failed") if real.state == "failed" else "",
+    )
+
+
 def _backends(state: State, manager: str) -> dict[str, BackendSpec]:
     mine = sites_of(state, manager)
-    return {
-        str(real.id): BackendSpec(
-            real=str(real.id),
-            uri=real.uri,
-            label_id=real.label_id,
-            cluster_id=state.cluster_id,
-            capacity_bytes=real.capacity_units * state.settings.unit_bytes,
-            failed=(real.reason or "failed") if real.state == "failed" else "",
-        )
-        for real in state.reals.values()
-        if real.site in mine
-    }
+    return {str(real.id): backend_spec(state, real) for real in state.reals.values() if real.site in mine}
 
 
 def _placement(state: State) -> dict[RealId, SiteName]:
