@@ -115,3 +115,55 @@ def test_silent_nbd_servers_do_not_keep_clients_of_other_volumes_waiting(tmp_pat
             assert time.monotonic() - start < 5.0
         finally:
             pair.close()
+
+
+def file_peer(directory: Path) -> dict[str, str]:
+    data = directory / "data"
+    with data.open("wb") as file:
+        file.truncate(32 * MIB)
+    quiet = "oflag=seek_bytes conv=notrunc,fsync 2>/dev/null"
+    return {
+        "pread": f"dd if={data} skip=$4 count=$3 iflag=count_bytes,skip_bytes 2>/dev/null",
+        "pwrite": f"dd of={data} seek=$4 {quiet}",
+    }
+
+
+def test_more_clients_than_connections_to_peers_are_all_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an idle client keeps open is closed for one that needs it."""
+    monkeypatch.setattr("vimraft.data.remote.MAX_LINKS", 3)
+    with scripted_peer(tmp_path, **file_peer(tmp_path)) as (address, _):
+        plane = owner_of(address, 20_000)
+        handles = [plane.open("v")[0] for _ in range(8)]
+
+        def serve(number: int) -> None:
+            for turn in range(3):
+                at, data = number * 4096, bytes([number * 8 + turn]) * 4096
+                handles[number].write(memoryview(data), at, 0)
+                buffer = bytearray(4096)
+                handles[number].read(memoryview(buffer), at)
+                assert buffer == data
+
+        for number in range(8):
+            serve(number)
+        together = [in_thread(lambda number=number: serve(number)) for number in range(8)]
+        for thread, _ in together:
+            thread.join(60)
+        assert [outcome for _, outcome in together] == [[None]] * 8
+        assert len(plane.links.links) <= 3
+
+
+def test_a_connection_to_a_peer_that_nobody_uses_is_closed_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vimraft.data.remote.IDLE_LINK_S", 0.3)
+    with scripted_peer(tmp_path, **file_peer(tmp_path)) as (address, _):
+        plane = owner_of(address, 5_000)
+        handle, name = plane.open("v")
+        buffer = bytearray(4096)
+        for _ in range(2):
+            handle.read(memoryview(buffer), 0)
+            assert len(plane.links.links) == 1
+            eventually(lambda: not plane.links.links, "it is closed")
+        plane.close(handle, name)

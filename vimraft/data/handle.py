@@ -98,14 +98,20 @@ class Handle(SlowPath):
         self._run(op, deadline)
 
     def _far_link(self, plan: Plan, key: LinkKey) -> Link | None:
-        """A connected link of the present epoch, ready for use by the hot path."""
+        """A connected link of the present epoch, out of its home, ready for use by the hot path."""
         links = self._idle.get(key)
-        if not links or self.pool.unfenced:
+        unfenced = self.pool.unfenced
+        if not links or (unfenced and key in unfenced):
             return None
-        link = links[-1]
+        try:
+            link = links.pop()
+        except IndexError:  # the pool has just reclaimed it
+            return None
         if link.handle is None or link.epoch != plan.epoch:
+            links.append(link)
             return None
-        link.deadline = _monotonic() + self.gate.io_timeout_s
+        link.used_s = now_s = _monotonic()
+        link.deadline = now_s + self.gate.io_timeout_s
         return link
 
     def _read_far(self, plan: Plan, key: LinkKey, buf: memoryview, offset: int, length: int) -> float:
@@ -117,8 +123,10 @@ class Handle(SlowPath):
         try:
             buf[:] = link.handle.pread(length, offset)  # type: ignore[union-attr]
         except nbd.Error:
+            self.stranded = link
             return link.deadline
         link.deadline = 0.0
+        link.home.append(link)  # type: ignore[union-attr]
         self.busy = 0
         self.forwarded += 1
         self.reads += 1
@@ -136,9 +144,11 @@ class Handle(SlowPath):
         try:
             link.handle.pwrite(buf, offset)  # type: ignore[union-attr]
         except nbd.Error:
+            self.stranded = link
             return link.deadline
         link.unknown = False
         link.deadline = 0.0
+        link.home.append(link)  # type: ignore[union-attr]
         self.busy = 0
         self.forwarded += 1
         self.writes += 1

@@ -22,7 +22,9 @@ import nbd
 from vimraft.data.errors import IoError, PeerLost, wire_errno
 
 MAX_LINKS = 1024
-"""Connections to peers of one process."""
+"""Connections to peers of one process; beyond that the one that was idle for longest is closed."""
+IDLE_LINK_S = 60.0
+"""A connection that nobody used for so long is closed, and made again when it is needed."""
 CONNECT_S = 3.0
 """Longest wait for a TCP connection; the handshake after it is bounded by the request's deadline."""
 WATCHDOG_PERIOD_S = 0.1
@@ -75,10 +77,12 @@ class Link:
         "generation",
         "guard",
         "handle",
+        "home",
         "key",
         "pool",
         "slot",
         "unknown",
+        "used_s",
         "vitals",
     )
 
@@ -95,6 +99,9 @@ class Link:
         self.unknown = False
         """A change was sent and no reply came."""
         self.vitals: Vitals | None = None
+        self.home: list[Link] | None = None
+        """Where it rests between requests, settled. Whoever takes it out of there owns it."""
+        self.used_s = time.monotonic()
 
     def ready(self, epoch: int, deadline: float) -> nbd.NBD:
         """The connected handle, for I/O until `deadline`. Raises PeerLost."""
@@ -254,24 +261,38 @@ class LinkPool:
         self._free_slots: list[int] = []
         self._next_slot = 0
         self._lock = threading.Lock()
-        self._fencing = threading.Lock()
+        self._fencing: dict[LinkKey, threading.Lock] = {}
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="link-watchdog", daemon=True).start()
 
     def new_link(self, key: LinkKey) -> Link:
-        """Raises PeerLost when the bound on links is reached."""
-        with self._lock:
-            if len(self.links) >= MAX_LINKS:
-                raise PeerLost(f"this process already has {MAX_LINKS} connections to peers")
-            if self._free_slots:
-                slot = self._free_slots.pop()
-            else:
-                slot = self._next_slot
-                self._next_slot += 1
-            link = Link(self, key, slot)
-            self.links.add(link)
-            return link
+        """Raises PeerLost when the bound on links is reached and all of them are in use."""
+        while True:
+            with self._lock:
+                if len(self.links) < MAX_LINKS:
+                    if self._free_slots:
+                        slot = self._free_slots.pop()
+                    else:
+                        slot = self._next_slot
+                        self._next_slot += 1
+                    link = Link(self, key, slot)
+                    self.links.add(link)
+                    return link
+            oldest_first = sorted(self.links, key=lambda link: link.used_s)
+            if not any(self._reclaim(link) for link in oldest_first):
+                raise PeerLost(f"{MAX_LINKS} connections to peers are in use")
+
+    def _reclaim(self, link: Link) -> bool:
+        """Close it if it rests. A settled link is at home, one in use or of unknown outcome never is."""
+        if link.home is None:
+            return False
+        try:
+            link.home.remove(link)  # one step for all threads: it succeeds for one of them
+        except ValueError:
+            return False
+        self.retire(link)
+        return True
 
     def retire(self, link: Link) -> None:
         """Its handle closes. An unsettled link is kept until it has been fenced."""
@@ -294,12 +315,18 @@ class LinkPool:
             for key in [key for key in self.unfenced if key.volume == volume]:
                 for link in self.unfenced.pop(key):
                     self.links.discard(link)
+            for key in [key for key in self._fencing if key.volume == volume]:
+                del self._fencing[key]
 
     def fence(self, key: LinkKey, epoch: int, deadline: float) -> None:
         """Settle every unfenced link of `key` before anything newer is sent. Raises PeerLost."""
         if key not in self.unfenced:
             return
-        with self._fencing:
+        with self._lock:
+            fencing = self._fencing.setdefault(key, threading.Lock())
+        if not fencing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise PeerLost(f"{key.peer}: a write of unknown outcome is still being settled")
+        try:
             while links := self.unfenced.get(key):
                 link = links[-1]
                 link.ready(epoch, deadline)
@@ -311,6 +338,8 @@ class LinkPool:
             with self._lock:
                 if not self.unfenced.get(key):
                     self.unfenced.pop(key, None)
+        finally:
+            fencing.release()
 
     def abort(self, volume: str | None = None) -> None:
         """Fail what is in flight to peers (for one volume, or all)."""
@@ -325,3 +354,5 @@ class LinkPool:
             for link in tuple(self.links):
                 if link.overdue(now):
                     link.abort()
+                elif now - link.used_s > IDLE_LINK_S:
+                    self._reclaim(link)

@@ -25,9 +25,12 @@ DRIVE_POLL_MS = 200
 
 
 class Op:
-    """`pending`: (offset, length) of what is not done; `view` covers `offset … offset+length-1`."""
+    """`pending`: (offset, length) of what is not done; `view` covers `offset … offset+length-1`.
 
-    __slots__ = ("fast", "fua", "kind", "length", "may_trim", "offset", "pending", "view")
+    `doubtful`: links through which a part of this request was sent in vain. They are used again before any
+    other, because connecting them again fences what may still be under way."""
+
+    __slots__ = ("doubtful", "fast", "fua", "kind", "length", "may_trim", "offset", "pending", "view")
 
     def __init__(self, kind: int, offset: int, length: int, view: memoryview | None = None) -> None:
         self.kind = kind
@@ -36,6 +39,7 @@ class Op:
         self.view = view
         self.pending = [(offset, length)]
         self.fua = self.may_trim = self.fast = False
+        self.doubtful: list[Link] = []
 
     def restart(self) -> None:
         self.pending = [(self.offset, self.length)]

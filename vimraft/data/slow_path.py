@@ -50,13 +50,21 @@ class Watch(Protocol):
 _clock_ns = time.perf_counter_ns
 
 
+def _pop(links: list[Link] | None) -> Link | None:
+    """The last one; None also when the pool has just reclaimed it."""
+    try:
+        return links.pop() if links else None
+    except IndexError:
+        return None
+
+
 class SlowPath:
     """`busy`, `superseded`, `epoch`: see gate and sessions. Counters are plain attributes."""
 
     __slots__ = (
         "_idle", "_losses_seen", "busy", "epoch", "errors", "flushes", "forwarded", "gate", "pin", "pool",
-        "read_bytes", "read_ns", "reads", "size_bytes", "superseded", "ticket", "watch", "writable",
-        "write_bytes", "write_ns", "writes",
+        "read_bytes", "read_ns", "reads", "size_bytes", "stranded", "superseded", "ticket", "watch",
+        "writable", "write_bytes", "write_ns", "writes",
     )  # fmt: skip
 
     def __init__(self, gate: VolumeGate, pool: LinkPool, watch: Watch, epoch: int = 0) -> None:
@@ -74,6 +82,9 @@ class SlowPath:
         self.reads = self.writes = self.read_bytes = self.write_bytes = 0
         self.read_ns = self.write_ns = self.flushes = self.errors = self.forwarded = 0
         self._idle: dict[LinkKey, list[Link]] = {}
+        """Links at rest, which the pool may reclaim at any time: `pop` and `append` only."""
+        self.stranded: Link | None = None
+        """What the hot path leaves to `_run` after a failure."""
         self._losses_seen = gate.losses()
         self.pin: int | None = None
         gate.handles.add(self)
@@ -89,9 +100,8 @@ class SlowPath:
         gate.handles.discard(self)
         gate.totals.add(self)
         for links in self._idle.values():
-            for link in links:
+            while link := _pop(links):
                 self.pool.retire(link)
-        self._idle.clear()
 
     # --- the other requests ---------------------------------------------------------------------
     def zero(self, offset: int, length: int, *, may_trim: bool, fua: bool, fast: bool) -> None:
@@ -116,6 +126,9 @@ class SlowPath:
         if not deadline:
             deadline = time.monotonic() + gate.io_timeout_s
         retry_s = RETRY_FIRST_S
+        if self.stranded is not None:
+            op.doubtful.append(self.stranded)
+            self.stranded = None
         try:
             self._check(op)
             while True:
@@ -138,8 +151,10 @@ class SlowPath:
                 retry_s = min(retry_s * 2, RETRY_LAST_S)
         except IoError:
             self.errors += 1
-            self._settle()
             raise
+        finally:
+            if op.doubtful:
+                self._settle(op)
         self._count(op, _clock_ns() - start_ns)
 
     def _check(self, op: Op) -> None:
@@ -171,11 +186,11 @@ class SlowPath:
             self._many(plan, op, [piece], deadline)
             return
         else:
-            link = self._take(entry.key, plan, deadline)
+            link = self._take(entry.key, plan, deadline, op)
             try:
                 do_remote(op, link, plan.epoch, offset, length, deadline)
             finally:
-                self._give(link)
+                self._give(link, op)
         op.pending = []
 
     def _many(self, plan: Plan, op: Op, pieces: list[Piece], deadline: float) -> None:
@@ -203,7 +218,7 @@ class SlowPath:
                 jobs = split_jobs(some)
                 left.update(jobs)
                 try:
-                    link = self._take(key, plan, deadline)
+                    link = self._take(key, plan, deadline, op)
                     links.append(link)
                     batches.append(Batch(op, link, link.ready(plan.epoch, deadline), jobs))
                 except PeerLost as error:
@@ -211,7 +226,7 @@ class SlowPath:
             drive(batches, local_work)
         finally:
             for link in links:
-                self._give(link)
+                self._give(link, op)
         for batch in batches:
             left.difference_update(batch.done)
             if isinstance(batch.error, IoError):
@@ -236,7 +251,7 @@ class SlowPath:
         batches: list[Batch] = []
         try:
             for key in plan.keys:
-                link = self._take(key, plan, deadline)
+                link = self._take(key, plan, deadline, op)
                 links.append(link)
                 if link.vitals is None:
                     link.drop()  # its peer could not tell its losses when we connected: ask again
@@ -254,7 +269,7 @@ class SlowPath:
                     raise batch.error
         finally:
             for link in links:
-                self._give(link)
+                self._give(link, op)
         op.pending = []
         losses = self.gate.losses()
         if losses != self._losses_seen:
@@ -285,27 +300,38 @@ class SlowPath:
         self._losses_seen = self.gate.losses()
 
     # --- links ----------------------------------------------------------------------------------
-    def _take(self, key: LinkKey, plan: Plan, deadline: float) -> Link:
+    def _take(self, key: LinkKey, plan: Plan, deadline: float, op: Op | None = None) -> Link:
         if self.pool.unfenced:
             self.pool.fence(key, plan.epoch, deadline)
-        idle = self._idle.get(key)
         if key[0] == FORWARD:
             self.forwarded += 1
-        if idle:
-            return idle.pop()
-        return self.pool.new_link(key)
+        if op is not None:
+            for link in op.doubtful:
+                if link.key == key:
+                    op.doubtful.remove(link)
+                    return link
+        return _pop(self._idle.get(key)) or self.pool.new_link(key)
 
-    def _give(self, link: Link) -> None:
+    def _give(self, link: Link, op: Op | None = None) -> None:
         link.deadline = 0.0
-        self._idle.setdefault(link.key, []).append(link)
+        if link.unknown:
+            assert op is not None, "only a request changes anything"
+            op.doubtful.append(link)
+            return
+        link.used_s = time.monotonic()
+        link.home = self._idle.setdefault(link.key, [])
+        link.home.append(link)
 
-    def _settle(self) -> None:
-        """After an error went to the client: whatever may still run at a peer is fenced first (design §5)."""
-        for links in self._idle.values():
-            for link in [link for link in links if link.unknown]:
-                links.remove(link)
+    def _settle(self, op: Op) -> None:
+        """The request has ended: whatever may still run of it at a peer is fenced before anything newer goes
+        there (design §5)."""
+        while op.doubtful:
+            link = op.doubtful.pop()
+            if link.unknown:
                 link.drop()
                 self.pool.leave_unfenced(link)
+            else:
+                self._give(link)
 
     def reach_peers(self, deadline: float) -> bool:
         """Connect to every store of the volume; False when one does not answer in time."""
