@@ -3,13 +3,15 @@
 May live here: the cells that need one connection and no other site.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 from bench.cell import Cell
 from bench.fio import Workload
 from bench.peers import installed
-from bench.results import Result, Row, Target, judge, median
+from bench.placement import placements
+from bench.results import Result, Row, Target, Verdict, judge, rows_of
 from bench.stage import Stage, whole
 from tests.cluster_fixture import MIB
 
@@ -39,22 +41,22 @@ def measure(cell: LocalCell, stage: Stage) -> Result:
     areas = {"vimraft": whole(stage.cluster().uri("local", "tokyo"))}
     areas |= {name: whole(stage.peer(name)) for name in installed()}
     note = stage.quiet()
-    samples = stage.take_turns(cell.workload, areas)
-    rows = tuple(
-        Row(cell.name, str(cell.workload), name, median(taken), note) for name, taken in samples.items()
-    )
-    verdicts = tuple(
-        judge(
-            cell.name,
-            samples["vimraft"],
-            taken,
-            name,
-            cell.target if name == PEER else Target(cell.target.measure),
-        )
-        for name, taken in samples.items()
-        if name != "vimraft"
-    )
-    return Result(rows, verdicts)
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    for suffix, workload, samples, judged in placements(stage, cell.workload, areas):
+        name = cell.name + suffix
+        rows += rows_of(name, workload, samples, note)
+        verdicts += [
+            judge(name, samples["vimraft"], samples[peer], peer, target)
+            for peer, target in _targets(cell, list(samples), judged=judged)
+        ]
+    return Result(tuple(rows), tuple(verdicts))
+
+
+def _targets(cell: LocalCell, systems: list[str], *, judged: bool) -> Iterator[tuple[str, Target]]:
+    for name in systems:
+        if name != "vimraft":
+            yield name, cell.target if judged and name == PEER else Target(cell.target.measure)
 
 
 CELLS = tuple(Cell(cell.name, partial(measure, cell)) for cell in LOCAL)

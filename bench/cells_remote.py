@@ -8,17 +8,14 @@ from functools import partial
 
 from bench.cell import Cell
 from bench.fio import Area, Workload
-from bench.results import Result, Row, Sample, Target, judge, median
+from bench.placement import placements
+from bench.results import Result, Row, Target, Verdict, judge, rows_of
 from bench.stage import VOLUME_MIB, Stage, whole
 from tests.cluster_fixture import MIB
 
 KIB = 1 << 10
 ONE = Workload("randread", 4 * KIB, 1)
 EIGHT = Workload("randread", 4 * KIB, 1, connections=8)
-
-
-def _rows(name: str, workload: Workload, samples: dict[str, list[Sample]], note: str) -> tuple[Row, ...]:
-    return tuple(Row(name, str(workload), system, median(taken), note) for system, taken in samples.items())
 
 
 def forwarded(name: str, workload: Workload, target: Target, stage: Stage) -> Result:
@@ -32,14 +29,18 @@ def forwarded(name: str, workload: Workload, target: Target, stage: Stage) -> Re
         "nbdkit-file": whole(stage.peer("nbdkit-file")),
     }
     note = stage.quiet()
-    samples = stage.take_turns(workload, areas)
-    return Result(
-        _rows(name, workload, samples, note),
-        (
-            judge(name, samples["vimraft"], samples["vimraft-at-owner"], "at the owner", target),
-            judge(name, samples["vimraft"], samples["nbdkit-nbd"], "nbdkit-nbd", Target(target.measure)),
-        ),
-    )
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    for suffix, what, samples, judged in placements(stage, workload, areas):
+        cell, shown = name + suffix, Target(target.measure)
+        rows += rows_of(cell, what, samples, note)
+        ours, proxy = samples["vimraft"], samples["nbdkit-nbd"]
+        verdicts += [
+            judge(cell, ours, samples["vimraft-at-owner"], "at the owner", target if judged else shown),
+            judge(cell, ours, proxy, "nbdkit-nbd", shown),
+            judge(f"{cell}: C proxy", proxy, samples["nbdkit-file"], "nbdkit-file", shown),
+        ]
+    return Result(tuple(rows), tuple(verdicts))
 
 
 def spilled(stage: Stage) -> Result:
@@ -49,9 +50,13 @@ def spilled(stage: Stage) -> Result:
     uri, half = stage.cluster().uri("spilled", "tokyo"), VOLUME_MIB * MIB // 2
     areas = {"vimraft": Area(uri, half, half), "vimraft-local-half": Area(uri, 0, half)}
     note = stage.quiet()
-    samples = stage.take_turns(ONE, areas)
-    verdict = judge(name, samples["vimraft"], samples["vimraft-local-half"], "local half", Target("p50_us"))
-    return Result(_rows(name, ONE, samples, note), (verdict,))
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    for suffix, what, samples, _ in placements(stage, ONE, areas):
+        rows += rows_of(name + suffix, what, samples, note)
+        local, shown = samples["vimraft-local-half"], Target("p50_us")
+        verdicts.append(judge(name + suffix, samples["vimraft"], local, "local half", shown))
+    return Result(tuple(rows), tuple(verdicts))
 
 
 _QD1, _EIGHT = "forwarded-randread-4k-qd1", "forwarded-randread-4k-8conn"

@@ -49,7 +49,9 @@ class Area(NamedTuple):
     length_bytes: int
 
 
-def arguments(workload: Workload, area: Area, seconds: float, output: Path) -> list[str]:
+def arguments(
+    workload: Workload, area: Area, seconds: float, output: Path, processor: int | None = None
+) -> list[str]:
     """Output goes to a file: fio's NBD engine writes lines of its own to stdout."""
     return [
         FIO,
@@ -72,13 +74,16 @@ def arguments(workload: Workload, area: Area, seconds: float, output: Path) -> l
         "--percentile_list=50:99",
         "--output-format=json",
         f"--output={output}",
+        *([] if processor is None else [f"--cpus_allowed={processor}"]),
     ]
 
 
-def run(workload: Workload, area: Area, seconds: float, scratch: Path) -> Sample:
-    """Raises FioError."""
+def run(
+    workload: Workload, area: Area, seconds: float, scratch: Path, processor: int | None = None
+) -> Sample:
+    """`processor`: the only one that fio uses. Raises FioError."""
     output = scratch / "fio.json"
-    return parse(call(arguments(workload, area, seconds, output), output, seconds))
+    return parse(call(arguments(workload, area, seconds, output, processor), output, seconds))
 
 
 def call(argv: Sequence[str], output: Path, seconds: float) -> str:

@@ -1,11 +1,14 @@
-"""The machine during a benchmark: waiting for others to be quiet, memory of a process.
+"""The machine during a benchmark: waiting for others to be quiet, memory of a process, processors.
 
-May live here: readings of /proc. A busy or stolen processor spoils a measurement, so a cell first waits (for
-a bounded time) until the processors are mostly idle. Not the load average: that still shows the cell before.
+May live here: readings of /proc, and which processors a process may use. A busy or stolen processor spoils a
+measurement, so a cell first waits (for a bounded time) until the processors are mostly idle. Not the load
+average: that still shows the cell before.
 """
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,3 +64,28 @@ def memory(pid: int) -> Memory:
         if name in ("VmRSS", "VmHWM"):
             fields[name] = int(value.split()[0]) * 1024 / 1e6
     return Memory(fields["VmRSS"], fields["VmHWM"])
+
+
+def one_processor() -> int:
+    """The last one that this process may use: the first one tends to handle the interrupts."""
+    return max(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def confined(pids: Iterable[int], processor: int) -> Iterator[None]:
+    """All threads of these processes, and those that they make meanwhile, share one processor."""
+    before: dict[int, set[int]] = {}
+    try:
+        for thread in _threads(pids):
+            before[thread] = os.sched_getaffinity(thread)
+            os.sched_setaffinity(thread, {processor})
+        yield
+    finally:
+        usual = os.sched_getaffinity(0)
+        for thread in _threads(pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, before.get(thread, usual))
+
+
+def _threads(pids: Iterable[int]) -> list[int]:
+    return [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]

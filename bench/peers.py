@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import nbd
 
@@ -16,6 +17,12 @@ from tests.cluster_fixture import free_ports, wait_for
 
 START_S = 10.0
 STOP_S = 10.0
+
+
+class Server(NamedTuple):
+    uri: str
+    pid: int
+
 
 Argv = Callable[[int, str], list[str]]
 
@@ -58,20 +65,19 @@ def installed() -> list[str]:
 
 
 @contextlib.contextmanager
-def file_server(name: str, path: Path) -> Iterator[str]:
-    """Its URI."""
-    with _serving(FILE_SERVERS[name][1], str(path)) as uri:
-        yield uri
+def file_server(name: str, path: Path) -> Iterator[Server]:
+    with _serving(FILE_SERVERS[name][1], str(path)) as server:
+        yield server
 
 
 @contextlib.contextmanager
-def proxy_server(uri: str) -> Iterator[str]:
+def proxy_server(uri: str) -> Iterator[Server]:
     with _serving(_nbdkit_nbd, uri) as own:
         yield own
 
 
 @contextlib.contextmanager
-def _serving(argv: Argv, what: str) -> Iterator[str]:
+def _serving(argv: Argv, what: str) -> Iterator[Server]:
     (port,) = free_ports(1)
     uri = f"nbd://127.0.0.1:{port}/"
     process = subprocess.Popen(argv(port, what), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -88,7 +94,7 @@ def _serving(argv: Argv, what: str) -> Iterator[str]:
         wait_for(accepts, START_S, f"{process.args!r} accepts")
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended at once with status {process.returncode}")
-        yield uri
+        yield Server(uri, process.pid)
     finally:
         process.terminate()
         try:

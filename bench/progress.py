@@ -19,7 +19,7 @@ class Progress:
         self._console = console
         self._cells = cells
         self._number = 0
-        self._title = ""
+        self._title = self._count = ""
         self._status = Status("", console=console)
 
     def __enter__(self) -> "Progress":
@@ -32,7 +32,8 @@ class Progress:
 
     def cell(self, name: str) -> None:
         self._number += 1
-        self._title = f"[{self._number}/{self._cells}] {name}"
+        self._count = f"[{self._number}/{self._cells}]"
+        self._title = f"{self._count} {name}"
         self.say("begins")
 
     def say(self, what: str) -> None:
@@ -41,7 +42,9 @@ class Progress:
     def done(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
             against = f" against {verdict.peer}: {verdict.ratio}" if verdict.peer else ""
-            self._console.print(f"{self._title}: {verdict.vimraft}{against} {mark(verdict)}", highlight=False)
+            self._console.print(
+                f"{self._count} {verdict.cell}: {verdict.vimraft}{against} {mark(verdict)}", highlight=False
+            )
 
     def failed(self, cause: str) -> None:
         self._console.print(f"{self._title}: [red]not measured[/]: {cause}", highlight=False)

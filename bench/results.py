@@ -7,7 +7,7 @@ what ran under nearly the same conditions; its lowest and highest value are the 
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 MICROSECONDS_PER_SECOND = 1e6
@@ -93,6 +93,13 @@ def latencies(took_s: Sequence[float]) -> Sample:
         p50_us=percentile(took_us, 50),
         p99_us=percentile(took_us, 99),
     )
+
+
+def rows_of(
+    cell: str, workload: str, samples: Mapping[str, Sequence[Sample]], note: str = ""
+) -> tuple[Row, ...]:
+    """One row a system: the median of its rounds."""
+    return tuple(Row(cell, workload, system, median(taken), note) for system, taken in samples.items())
 
 
 def ratio(ours: Sample, peer: Sample, measure: Measure) -> float:

@@ -7,7 +7,7 @@ one temporary directory, so vimraft and its peers have their files on the same f
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ import nbd
 
 from bench import fio, machine
 from bench.fio import Area, Workload
-from bench.peers import file_server, proxy_server
+from bench.peers import Server, file_server, proxy_server
 from bench.progress import Progress
 from bench.results import Sample
 from tests.cluster_fixture import MIB, Cluster, running_cluster
@@ -39,6 +39,7 @@ class Stage:
         self._shared = contextlib.ExitStack()
         self._cluster: Cluster | None = None
         self._uris: dict[str, str] = {}
+        self._peer_pids: list[int] = []
 
     def __enter__(self) -> Self:
         self.directory = Path(self._whole.enter_context(tempfile.TemporaryDirectory(prefix="vimraft-bench-")))
@@ -54,6 +55,7 @@ class Stage:
         """End the shared cluster and the peers: cells that bring their own want the processors."""
         self._cluster = None
         self._uris.clear()
+        self._peer_pids.clear()
         self._shared.close()
 
     def cluster(self) -> Cluster:
@@ -82,14 +84,29 @@ class Stage:
             with path.open("wb") as file:
                 file.truncate(VOLUME_MIB * MIB)
             self._shared.callback(path.unlink)
-            self._uris[name] = self._fill(self._shared.enter_context(file_server(name, path)))
+            self._uris[name] = self._fill(self._served(file_server(name, path)))
         return self._uris[name]
 
     def proxied_peer(self) -> str:
         """URI of a proxy in C in front of nbdkit-file."""
         if "proxy" not in self._uris:
-            self._uris["proxy"] = self._shared.enter_context(proxy_server(self.peer("nbdkit-file")))
+            self._uris["proxy"] = self._served(proxy_server(self.peer("nbdkit-file")))
         return self._uris["proxy"]
+
+    def _served(self, server: contextlib.AbstractContextManager[Server]) -> str:
+        uri, pid = self._shared.enter_context(server)
+        self._peer_pids.append(pid)
+        return uri
+
+    @contextlib.contextmanager
+    def one_processor(self) -> Iterator[int]:
+        """Peers, exports and stores (not the managers) share one processor meanwhile: yields it."""
+        planes = [
+            site.plane_pid(role) for site in self.cluster().sites.values() for role in ("export", "store")
+        ]
+        processor = machine.one_processor()
+        with machine.confined([*self._peer_pids, *filter(None, planes)], processor):
+            yield processor
 
     def _fill(self, uri: str) -> str:
         """Every byte written once, and flushed: no cell measures the allocation of blocks."""
@@ -103,7 +120,9 @@ class Stage:
         handle.shutdown()
         return uri
 
-    def take_turns(self, workload: Workload, areas: dict[str, Area]) -> dict[str, list[Sample]]:
+    def take_turns(
+        self, workload: Workload, areas: dict[str, Area], processor: int | None = None
+    ) -> dict[str, list[Sample]]:
         """Each system once a round, beginning with another one each time; a round waits a little for a quiet
         machine. Raises FioError."""
         samples: dict[str, list[Sample]] = {name: [] for name in areas}
@@ -114,7 +133,7 @@ class Stage:
             first = number % len(names)
             for name in [*names[first:], *names[:first]]:
                 self.progress.say(f"round {number + 1} of {self.rounds}: {name}")
-                samples[name].append(fio.run(workload, areas[name], self.seconds, self.directory))
+                samples[name].append(fio.run(workload, areas[name], self.seconds, self.directory, processor))
         return samples
 
     def quiet(self) -> str:

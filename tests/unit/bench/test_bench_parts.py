@@ -2,12 +2,14 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from bench import command, machine
 from bench.big_tables import VOLUMES, scattered
+from tests.cluster_fixture import wait_for
 from tests.core_cases import three_sites
 from vimraft.core.invariants import check
 
@@ -70,6 +72,29 @@ def test_waiting_for_a_quiet_machine_ends_at_the_first_quiet_moment_or_at_the_de
     assert machine.wait_quiet(lambda: next(readings), lambda: 0.0) == 0.1
     now = iter([0.0, 1.0, 2.0, 3.0])
     assert machine.wait_quiet(lambda: 0.8, lambda: next(now), max_wait_s=2.0) == 0.8
+
+
+def test_a_confined_process_and_its_threads_use_one_processor_and_are_free_again() -> None:
+    usual = os.sched_getaffinity(0)
+    go, done = threading.Event(), threading.Event()
+    seen: list[set[int]] = []
+
+    def look() -> None:
+        go.wait(10)
+        seen.append(os.sched_getaffinity(0))
+        done.wait(10)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        with machine.confined([os.getpid()], machine.one_processor()):
+            go.set()
+            wait_for(lambda: seen, 10, "the thread's processors")
+            assert os.sched_getaffinity(0) == seen[0] == {max(usual)}
+        assert os.sched_getaffinity(0) == os.sched_getaffinity(thread.native_id or 0) == usual
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_the_memory_of_a_process() -> None:

@@ -68,6 +68,8 @@ def test_a_command_line_names_volume_pattern_depth_and_connections(tmp_path: Pat
         "--uri=nbd://h:1/v", "--rw=randread", "--bs=4096", "--iodepth=1", "--numjobs=8", "--offset=512",
         "--size=1024", "--runtime=500ms",
     } <= set(argv)  # fmt: skip
+    assert not any(argument.startswith("--cpus_allowed") for argument in argv)
+    assert "--cpus_allowed=1" in arguments(Workload("read", 512, 1), Area("u", 0, 1), 1, tmp_path / "o", 1)
 
 
 @pytest.mark.parametrize(
