@@ -219,7 +219,8 @@ def test_the_parallel_thread_model_serves_the_same(tmp_path: Path) -> None:
             run(
                 "fio", "--name=v", "--ioengine=nbd", f"--uri={site.export.uri_of('v')}", "--rw=randwrite",
                 "--bsrange=512-64k", "--bs_unaligned=0", "--iodepth=16", f"--size={pair.mib}M",
-                "--io_size=8M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
+                "--io_size=8M", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+                "--verify_state_save=0",
                 cwd=tmp_path,
             )  # fmt: skip
         with connected(pair.a.export.uri_of("v")) as handle:
