@@ -10,7 +10,7 @@ import msgspec
 import nbd
 import pytest
 
-from tests.plane import MIB, Pair, connected, volume
+from tests.plane import MIB, Pair, Site, connected, eventually, volume
 from vimraft.core.ids import LABEL_BYTES
 from vimraft.data import feed
 from vimraft.data.feed import PlaneSegment
@@ -233,3 +233,19 @@ def test_the_parallel_thread_model_serves_the_same(tmp_path: Path) -> None:
         assert "request.bug" not in pair.a.export.log + pair.b.export.log + pair.b.store.log
     finally:
         pair.close()
+
+
+def test_forwarded_io_counts_once_where_the_client_is_attached(pair: Pair) -> None:
+    def writes(site: Site) -> int:
+        return site.export.received(feed.Stats)[-1].volumes["v"].writes
+
+    eventually(lambda: pair.a.export.received(feed.Stats), "statistics of a")
+    eventually(lambda: pair.b.export.received(feed.Stats), "statistics of b")
+    at_a, at_b = writes(pair.a), writes(pair.b)
+    with connected(pair.b.export.uri_of("v")) as handle:
+        for _ in range(10):
+            handle.pwrite(b"c" * 4096, 0)
+    eventually(lambda: writes(pair.b) == at_b + 10, "counted at b")
+    seen = len(pair.a.export.received(feed.Stats))
+    eventually(lambda: len(pair.a.export.received(feed.Stats)) > seen, "newer statistics of a")
+    assert writes(pair.a) == at_a

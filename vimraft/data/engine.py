@@ -355,7 +355,8 @@ def _uses(volume: VolumeMap, reals: set[str]) -> bool:
 
 
 def _volume_counters(gate: VolumeGate) -> IoCounters:
-    handles = tuple(gate.handles)
+    """Of clients attached here. What a peer forwards is counted there, or it would count twice."""
+    handles = tuple(handle for handle in gate.handles if not handle.epoch)
     total = Totals()
     total.add(gate.totals)
     for handle in handles:

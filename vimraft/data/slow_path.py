@@ -98,7 +98,8 @@ class SlowPath:
     def close(self) -> None:
         gate = self.gate
         gate.handles.discard(self)
-        gate.totals.add(self)
+        if not self.epoch:
+            gate.totals.add(self)
         for links in self._idle.values():
             while link := _pop(links):
                 self.pool.retire(link)
