@@ -161,7 +161,12 @@ def subclasses(kind: type) -> set[type]:
 @pytest.mark.parametrize("base", [caller.CallerError, LogError])
 def test_no_typed_error_is_left_without_words(base: type) -> None:
     covered = {type(error) for error, _, _ in ERRORS}
-    ours = {kind for kind in subclasses(base) if kind.__module__.startswith("vimraft.")}
+    # Why a log cannot be opened is said when a manager starts, in its own words, and never by the API.
+    ours = {
+        kind
+        for kind in subclasses(base)
+        if kind.__module__.startswith("vimraft.") and kind.__module__ != "vimraft.metadata.pysyncobj.errors"
+    }
     assert ours - covered == set()
     assert ours
 
