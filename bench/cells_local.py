@@ -12,7 +12,7 @@ from bench.fio import Workload
 from bench.peers import installed
 from bench.placement import placements
 from bench.results import Result, Row, Target, Verdict, judge, rows_of
-from bench.stage import Stage, whole
+from bench.stage import SMALL_BYTES, Stage, whole
 from tests.cluster_fixture import MIB
 
 KIB = 1 << 10
@@ -37,9 +37,11 @@ LOCAL = (
 
 
 def measure(cell: LocalCell, stage: Stage) -> Result:
-    stage.volume("local", ("tokyo",))
-    areas = {"vimraft": whole(stage.cluster().uri("local", "tokyo"))}
-    areas |= {name: whole(stage.peer(name)) for name in installed()}
+    sequential = cell.workload.block_bytes >= MIB
+    volume, fill_bytes = ("streamed", MIB) if sequential else ("local", SMALL_BYTES)
+    stage.volume(volume, ("tokyo",), fill_bytes=fill_bytes)
+    areas = {"vimraft": whole(stage.cluster().uri(volume, "tokyo"))}
+    areas |= {name: whole(stage.peer(name, fill_bytes)) for name in installed()}
     note = stage.quiet()
     rows: list[Row] = []
     verdicts: list[Verdict] = []

@@ -22,9 +22,10 @@ from bench.results import Sample
 from tests.cluster_fixture import MIB, Cluster, running_cluster
 
 VOLUME_MIB = 256
-FILL_CHUNK_BYTES = 64 << 10
+SMALL_BYTES = 64 << 10
+"""Files for small random I/O are filled in pieces of this size."""
 ROUND_WAIT_S = 3.0
-SPARE_MIB = 512
+SPARE_MIB = 768
 """Room for the volumes that the build cell makes."""
 
 
@@ -70,22 +71,25 @@ class Stage:
             self._cluster = cluster
         return self._cluster
 
-    def volume(self, name: str, sites: tuple[str, ...], volume_class: str = "ssd") -> None:
+    def volume(
+        self, name: str, sites: tuple[str, ...], volume_class: str = "ssd", fill_bytes: int = SMALL_BYTES
+    ) -> None:
         """Built and filled on first use; attach it anywhere by `cluster().uri(name, site)`."""
         cluster = self.cluster()
         if name not in self._uris:
             cluster.build(name, VOLUME_MIB, sites=sites, volume_class=volume_class)
-            self._uris[name] = self._fill(cluster.uri(name, sites[0]))
+            self._uris[name] = self._fill(cluster.uri(name, sites[0]), fill_bytes)
 
-    def peer(self, name: str) -> str:
-        """URI of a file server with a filled file of its own."""
-        if name not in self._uris:
-            path = self.directory / f"{name}.img"
+    def peer(self, name: str, fill_bytes: int = SMALL_BYTES) -> str:
+        """URI of a file server with a file of its own that was filled in pieces of this size."""
+        key = f"{name}-{fill_bytes}"
+        if key not in self._uris:
+            path = self.directory / f"{key}.img"
             with path.open("wb") as file:
                 file.truncate(VOLUME_MIB * MIB)
             self._shared.callback(path.unlink)
-            self._uris[name] = self._fill(self._served(file_server(name, path)))
-        return self._uris[name]
+            self._uris[key] = self._fill(self._served(file_server(name, path)), fill_bytes)
+        return self._uris[key]
 
     def proxied_peer(self) -> str:
         """URI of a proxy in C in front of nbdkit-file."""
@@ -108,15 +112,16 @@ class Stage:
         with machine.confined([*self._peer_pids, *filter(None, planes)], processor):
             yield processor
 
-    def _fill(self, uri: str) -> str:
-        """Every byte written once, and flushed: no cell measures the allocation of blocks. In small pieces:
-        after large writes the page cache of newer kernels holds pages of MiB, and each small write to one of
-        them looks through all of its blocks, which takes longer than all that is to be measured."""
+    def _fill(self, uri: str, piece_bytes: int) -> str:
+        """Every byte written once, and flushed: no cell measures the allocation of blocks. In pieces of the
+        kind that the cell writes: after large writes the page cache of newer kernels holds pages of up to
+        some MiB; a small write to one of them looks through all of its blocks, which takes longer than all
+        that is to be measured, while large transfers are twice as fast with them."""
         self.progress.say(f"filling {uri}")
-        data = os.urandom(FILL_CHUNK_BYTES)
+        data = os.urandom(piece_bytes)
         handle = nbd.NBD()
         handle.connect_uri(uri)
-        for offset in range(0, VOLUME_MIB * MIB, FILL_CHUNK_BYTES):
+        for offset in range(0, VOLUME_MIB * MIB, piece_bytes):
             handle.pwrite(data, offset)
         handle.flush()
         handle.shutdown()
