@@ -190,16 +190,23 @@ class Client:
         return self._call("GET", f"/v1/tables/{which}", schema.TableReply, params=params)
 
     def whole_table(self, which: TableName, *, name: str | None = None) -> schema.TableReply:
-        """All pages; begins anew (a bounded number of times) when the tables change in between."""
+        """All pages of one version of the tables; never a part. Raises ApiError when they keep changing."""
         for _ in range(3):
             first = page = self.table(which, name=name)
             rows = list(first.rows)
-            while len(page.rows) == PAGE_ROWS and page.as_of.index == first.as_of.index:
+            while len(page.rows) == PAGE_ROWS and page.version == first.version:
                 page = self.table(which, name=name, offset=len(rows))
                 rows.extend(page.rows)
-            if page.as_of.index == first.as_of.index:
-                break
-        return msgspec.structs.replace(first, rows=tuple(rows), as_of=page.as_of)
+            if page.version == first.version:
+                return msgspec.structs.replace(first, rows=tuple(rows), as_of=page.as_of)
+        raise ApiError(
+            schema.ErrorReply(
+                code="unavailable",
+                message=f"table {which} changed while its pages were read, three times",
+                remedy="try again when fewer volumes are being built, or name one volume",
+            ),
+            503,
+        )
 
     def volume(self, name: str) -> schema.VolumeReply:
         return self._call("GET", f"/v1/volumes/{_part(name)}", schema.VolumeReply)

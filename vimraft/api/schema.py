@@ -41,6 +41,9 @@ class TableReply(Struct, frozen=True):
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int, ...], ...]
     as_of: AsOf
+    version: int = 0
+    """Index of the last command that changed a table: pages of one version belong together (`as_of` moves
+    on with every lease renewal)."""
 
 
 class Pids(Struct, frozen=True):

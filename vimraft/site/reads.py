@@ -103,7 +103,11 @@ class ReadOperations:
         state = await self.site.fresh_state()
         table = make(state, name or "", offset, limit)
         return TableReply(
-            title=table.title, columns=table.columns, rows=tuple(table.rows), as_of=self.site.as_of()
+            title=table.title,
+            columns=table.columns,
+            rows=tuple(table.rows),
+            as_of=self.site.as_of(),
+            version=state.history[-1].index if state.history else state.index,
         )
 
     async def volume(self, name: str) -> VolumeReply:

@@ -210,6 +210,40 @@ def test_tables_longer_than_a_page_come_whole(url: str, service: FakeService) ->
     assert [row[0] for row in rows] == [v.name for v in many]
 
 
+class PagedClient(Client):
+    """Two pages and a bit; `versions` are those of the pages, in order; the index moves on each time."""
+
+    def __init__(self, versions: list[int]) -> None:
+        super().__init__(("http://127.0.0.1:1",), TOKEN)
+        self.versions = versions
+        self.asked = 0
+
+    def table(
+        self, which: str, *, name: str | None = None, offset: int = 0, limit: int = PAGE_ROWS
+    ) -> schema.TableReply:
+        self.asked += 1
+        rows = tuple((n,) for n in range(offset, min(offset + limit, 2 * PAGE_ROWS + 5)))
+        as_of = schema.AsOf(index=1000 + self.asked, age_seconds=0.0, quorum=True)
+        return schema.TableReply("t", ("n",), rows, as_of, version=self.versions[self.asked - 1])
+
+
+def test_lease_renewals_between_pages_leave_no_row_out() -> None:
+    with PagedClient([7, 7, 7]) as client:
+        assert len(client.whole_table("virtual-sectors").rows) == 2 * PAGE_ROWS + 5
+
+
+def test_a_change_between_pages_begins_anew() -> None:
+    with PagedClient([7, 8, 8, 8, 8]) as client:
+        assert len(client.whole_table("virtual-sectors").rows) == 2 * PAGE_ROWS + 5
+        assert client.asked == 5
+
+
+def test_tables_that_keep_changing_are_an_error_and_never_a_part() -> None:
+    with PagedClient(list(range(20))) as client, pytest.raises(ApiError) as caught:
+        client.whole_table("virtual-sectors")
+    assert "changed while its pages were read" in caught.value.reply.message
+
+
 def test_the_reason_of_a_refusal_travels_whole(url: str, service: FakeService) -> None:
     from vimraft.api.errors import Refused
 
