@@ -6,19 +6,15 @@ only asks, waits until the own data plane serves the result, and records what fa
 
 import asyncio
 import uuid
-from collections.abc import Mapping
-from typing import Any
 
-import httpx
 import msgspec
 
 from vimraft.api.advice import from_reason
-from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refused
+from vimraft.api.errors import DeviceProblem, Refused
 from vimraft.api.schema import (
     AddRealRequest,
     BuildRequest,
     DoneReply,
-    ErrorReply,
     GrowRequest,
     JobReply,
     JoinReply,
@@ -64,10 +60,10 @@ from vimraft.metadata.port import LogError
 from vimraft.site import devices
 from vimraft.site.context import NO_QUORUM_MS, PROPOSE_MS, SiteContext
 from vimraft.site.jobs import Job
+from vimraft.site.other_managers import ask
 from vimraft.site.render import reply_of
 
 INSTALL_WAIT_S = 2.0
-PROXY_TIMEOUT_S = 30.0
 ADD_TRIES = 6
 """How often a prepared device is offered to the log (PROPOSE_MS each) before the job fails."""
 
@@ -163,7 +159,7 @@ class ChangeOperations:
             raise Refused(NotFound("storage", request.storage, tuple(sorted(state.storages))[:20]))
         holder = self.site.manager_of_site(storage.site)
         if holder is not None and holder.name != self.site.me:
-            data = await self._ask(holder, "POST", "/v1/reals", request)
+            data = await ask(self.site, holder, "POST", "/v1/reals", request)
             return msgspec.json.decode(data, type=JobReply)
         real = RealId(storage.address, request.lun)
         uri = request.uri or devices.default_uri(storage.uri, request.lun)
@@ -243,8 +239,8 @@ class ChangeOperations:
         if request.state == "active" and real.state == "failed":
             holder = self.site.manager_of_site(real.site)
             if holder is not None and holder.name != self.site.me:
-                data = await self._ask(
-                    holder, "PUT", f"/v1/reals/{storage}/{lun}", request, request_id=request_id
+                data = await ask(
+                    self.site, holder, "PUT", f"/v1/reals/{storage}/{lun}", request, request_id=request_id
                 )
                 return msgspec.json.decode(data, type=DoneReply)
             problem = await asyncio.to_thread(devices.problem_of, self.site.state, real)
@@ -319,31 +315,6 @@ class ChangeOperations:
         if manager is not None:
             await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
         return reply
-
-    # helpers
-
-    async def _ask(
-        self, manager: Manager, method: str, path: str, body: Any, *, request_id: str | None = None
-    ) -> bytes:
-        """The same call at the manager that must do it."""
-        headers: Mapping[str, str] = {
-            "Authorization": f"Bearer {self.site.token}",
-            "Content-Type": "application/json",
-            **({"X-Request-Id": request_id} if request_id else {}),
-        }
-        try:
-            async with httpx.AsyncClient(timeout=PROXY_TIMEOUT_S, trust_env=False) as client:
-                reply = await client.request(
-                    method,
-                    f"{manager.api_url}{path}",
-                    content=msgspec.json.encode(body) if body is not None else None,
-                    headers=headers,
-                )
-        except httpx.HTTPError as error:
-            raise ManagerUnreachable(manager.name, str(error) or type(error).__name__) from None
-        if reply.status_code >= 400:
-            raise PassedOn(msgspec.json.decode(reply.content, type=ErrorReply), reply.status_code)
-        return reply.content
 
 
 def _sectors(size_bytes: int) -> int:

@@ -5,14 +5,12 @@ May live here: one method per read. Without a quorum people still get the tables
 
 from collections.abc import Callable
 
-import httpx
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from vimraft import __version__
-from vimraft.api.errors import ManagerUnreachable, PassedOn, Refused
+from vimraft.api.errors import Refused
 from vimraft.api.schema import (
-    ErrorReply,
     EventsReply,
     Heartbeat,
     HistoryReply,
@@ -31,6 +29,7 @@ from vimraft.core.tables import State, Volume
 from vimraft.site.config import split_address
 from vimraft.site.context import SiteContext
 from vimraft.site.health import Health
+from vimraft.site.other_managers import ask
 from vimraft.site.render import (
     MAX_REPLY_SEGMENTS,
     real_status,
@@ -41,7 +40,6 @@ from vimraft.site.render import (
     volume_status,
 )
 
-PROXY_TIMEOUT_S = 10.0
 MAX_KNOWN = 20
 
 
@@ -157,17 +155,8 @@ class ReadOperations:
         manager = self.site.state.managers.get(ManagerName(holder))
         if manager is None or manager.name == self.site.me:
             raise Refused(Invalid("job", job_id, "is not known; its manager may have been restarted"))
-        try:
-            async with httpx.AsyncClient(timeout=PROXY_TIMEOUT_S, trust_env=False) as client:
-                reply = await client.get(
-                    f"{manager.api_url}/v1/jobs/{job_id}",
-                    headers={"Authorization": f"Bearer {self.site.token}"},
-                )
-        except httpx.HTTPError as error:
-            raise ManagerUnreachable(manager.name, str(error) or type(error).__name__) from None
-        if reply.status_code >= 400:
-            raise PassedOn(msgspec.json.decode(reply.content, type=ErrorReply), reply.status_code)
-        return msgspec.json.decode(reply.content, type=JobReply)
+        data = await ask(self.site, manager, "GET", f"/v1/jobs/{job_id}")
+        return msgspec.json.decode(data, type=JobReply)
 
     async def events(self, *, after: int, limit: int) -> EventsReply:
         return EventsReply(events=await self.site.catalogue.events(after=after, limit=limit))
