@@ -8,7 +8,7 @@ committed and applied here, and a retry under the same request id never applies 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -28,6 +28,26 @@ class UnknownOutcome(LogError):
     """The deadline passed with the command possibly in the log: ask again with the same request id."""
 
 
+MemberRole = Literal["voter", "observer", "joining"]
+"""`observer`: is replicated to, never counted. `joining`: no member of the log (not yet, or not any more)."""
+
+
+class PeerStatus(Struct, frozen=True):
+    """Another member, as this node sees it."""
+
+    address: str
+    node_id: str
+    """Identity of its data directory; "" while unknown. Another id at the same address is another node."""
+    voter: bool
+    connected: bool
+    last_contact_ms: int | None
+    """Since it was last heard; None: not since this node started."""
+    match_index: int | None
+    """Last Raft entry that it is known to have (only a leader knows)."""
+    refused: str = ""
+    """Why the link is refused, on either side; "" when it is not."""
+
+
 class LogStatus(Struct, frozen=True):
     self_address: str
     leader_address: str | None
@@ -40,8 +60,19 @@ class LogStatus(Struct, frozen=True):
     raft_commit: int
     log_entries: int
     """Length of the Raft log held (since the last snapshot)."""
-    members: Mapping[str, bool]
-    """Raft address of every other member → connected."""
+    members: Mapping[str, bool] = {}
+    """Goes once all adapters give `peers`. Raft address of every other member → connected."""
+    role: MemberRole = "voter"
+    """Of this node."""
+    problem: str = ""
+    """Why this node cannot do its part, such as a full disk; "" when it can."""
+    node_id: str = ""
+    cluster: str = ""
+    """Identity of the cluster; not the tables' `cluster_id`: it exists before the tables do."""
+    generation: int = 0
+    """+1 each time the cluster was made anew from one survivor or a backup."""
+    peers: tuple[PeerStatus, ...] = ()
+    """Every other member, sorted by address."""
 
 
 Subscriber = Callable[[State, State], None]
@@ -72,12 +103,31 @@ class Log(Protocol):
         """Returns the function that ends the subscription."""
         ...
 
-    def status(self) -> LogStatus: ...
-
-    async def add_member(self, raft_address: str, *, deadline_ms: int) -> None:
-        """Let one more node vote; idempotent. One change at a time."""
+    async def persist(self, *, deadline_ms: int) -> None:
+        """Returns once everything applied here at the call survives a power loss here: this node never
+        shows older tables again. Raises Unavailable."""
         ...
 
-    async def remove_member(self, raft_address: str, *, deadline_ms: int) -> None: ...
+    @property
+    def node_id(self) -> str:
+        """Identity of this node's data directory: made once, never given to another."""
+        ...
+
+    def status(self) -> LogStatus: ...
+
+    async def add_member(
+        self, raft_address: str, *, node_id: str = "", voter: bool = True, deadline_ms: int
+    ) -> None:
+        """Let one more node in, as a voter or an observer; of an observer: promotion. Idempotent; one
+        change at a time.
+
+        With a `node_id` only that node may speak at the address. Refused as Unavailable: promotion of
+        an observer that has not caught up, and an address that is a member under another id.
+        """
+        ...
+
+    async def remove_member(self, raft_address: str, *, deadline_ms: int) -> None:
+        """Idempotent. Never this node, never the last voter: Unavailable."""
+        ...
 
     async def close(self) -> None: ...

@@ -97,12 +97,44 @@ async def test_members_are_added_and_removed() -> None:
     log = await formed(cluster)
     await log.add_member("b", deadline_ms=1_000)
     await log.add_member("b", deadline_ms=1_000)
-    assert set(log.status().members) == {"b"}
+    assert [peer.address for peer in log.status().peers] == ["b"]
     await log.remove_member("b", deadline_ms=1_000)
-    assert not log.status().members
+    assert not log.status().peers
     await log.close()
     with pytest.raises(Unavailable):
         await log.barrier(deadline_ms=1_000)
+
+
+async def test_an_observer_gets_all_tables_and_is_promoted_once_it_has_caught_up() -> None:
+    cluster = MemoryCluster()
+    log = await formed(cluster)
+    new = cluster.fresh("b")
+    assert new.status().role == "joining"
+    assert new.state.index == 0
+    await log.add_member("b", node_id=new.node_id, voter=False, deadline_ms=1_000)
+    assert new.status().role == "observer"
+    assert new.state == log.state
+    cluster.cut_off("b")
+    with pytest.raises(Unavailable, match="caught up"):
+        await log.add_member("b", deadline_ms=1_000)
+    cluster.heal("b")
+    await log.add_member("b", deadline_ms=1_000)
+    assert new.status().role == "voter"
+
+
+async def test_a_wiped_node_is_a_stranger_until_the_one_before_it_is_removed() -> None:
+    cluster = MemoryCluster()
+    log = await formed(cluster)
+    cluster.log("b")
+    wiped = cluster.fresh("b")
+    (peer,) = log.status().peers
+    assert peer.refused
+    assert not peer.connected
+    with pytest.raises(Unavailable, match="another identity"):
+        await log.add_member("b", node_id=wiped.node_id, voter=False, deadline_ms=1_000)
+    await log.remove_member("b", deadline_ms=1_000)
+    await log.add_member("b", node_id=wiped.node_id, voter=False, deadline_ms=1_000)
+    assert wiped.state == log.state
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 65, "line\nbreak"])

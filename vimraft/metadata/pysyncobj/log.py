@@ -11,11 +11,12 @@ enough for unknown (INV-1, INV-8).
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 
 import structlog
+from msgspec import structs
 from pysyncobj import FAIL_REASON, SyncObjException
 from pysyncobj.node import TCPNode
 
@@ -25,7 +26,7 @@ from vimraft.core.commands import Barrier, Command, Outcome, Rejected
 from vimraft.core.ids import ClientId
 from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State
-from vimraft.metadata.port import LogError, LogStatus, Subscriber, Unavailable, UnknownOutcome
+from vimraft.metadata.port import LogError, LogStatus, PeerStatus, Subscriber, Unavailable, UnknownOutcome
 from vimraft.metadata.pysyncobj.config import MAX_COMMAND_BYTES, PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import AddressInUse
 from vimraft.metadata.pysyncobj.files import DirectoryLock
@@ -138,8 +139,9 @@ class PySyncObjLog:
                 raft_commit=status.raft_commit,
                 log_entries=status.log_entries,
                 members=dict.fromkeys(status.members, False),
+                peers=_peers(dict.fromkeys(status.members, False)),
             )
-        return status
+        return structs.replace(status, peers=_peers(status.members))
 
     # --- proposing ----------------------------------------------------------------------------
 
@@ -238,9 +240,20 @@ class PySyncObjLog:
 
     # --- membership ---------------------------------------------------------------------------
 
-    async def add_member(self, raft_address: str, *, deadline_ms: int) -> None:
-        """The new node must be running (opened with the present members): from the moment the change
-        is in the log it counts for the majority. Raises Unavailable, UnknownOutcome."""
+    @property
+    def node_id(self) -> str:
+        return self.status().node_id
+
+    async def persist(self, *, deadline_ms: int) -> None:
+        """The journal as it is now promises nothing about power loss: there is nothing to wait for."""
+
+    async def add_member(
+        self, raft_address: str, *, node_id: str = "", voter: bool = True, deadline_ms: int
+    ) -> None:
+        """Every member votes: this node knows no observers, and names no ids. The new node must be running
+        (opened with the present members): from the moment the change is in the log it counts for the
+        majority. Raises Unavailable, UnknownOutcome."""
+        del node_id, voter
         await self._change_member(raft_address, True, deadline_ms)
 
     async def remove_member(self, raft_address: str, *, deadline_ms: int) -> None:
@@ -301,6 +314,13 @@ class PySyncObjLog:
         self._ticker.stop()
         await asyncio.to_thread(self._ticker.join)
         self._lock.close()
+
+
+def _peers(members: Mapping[str, bool]) -> tuple[PeerStatus, ...]:
+    return tuple(
+        PeerStatus(address, node_id="", voter=True, connected=up, last_contact_ms=None, match_index=None)
+        for address, up in sorted(members.items())
+    )
 
 
 async def _probe(address: str) -> None:
