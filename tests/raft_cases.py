@@ -90,6 +90,9 @@ class NodeProcess:
             **options,
         }
         self.opened: dict[str, Any] = {}
+        self.program = PROGRAM
+        self.faults: dict[str, Any] = {}
+        """What `program` is to do wrong (see tests/fault/faulty_node.py); given at each start."""
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -109,8 +112,9 @@ class NodeProcess:
         with (self.data_dir / "stderr").open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                str(PROGRAM),
+                str(self.program),
                 json.dumps(self.config),
+                json.dumps(self.faults),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

@@ -1,6 +1,6 @@
 """One Raft node as a process, for tests: commands as JSON lines on stdin, answers on stdout.
 
-`python raft_node.py CONFIG_JSON`. Every line {"id": n, "op": name, …} is answered by {"id": n, …} when
+`python raft_node.py CONFIG_JSON …`. Every line {"id": n, "op": name, …} is answered by {"id": n, …} when
 it is done; several may be under way. Ends when stdin does.
 """
 
