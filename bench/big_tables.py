@@ -18,7 +18,7 @@ from vimraft.core.codec import decode_state
 from vimraft.core.ids import VolumeName
 from vimraft.core.invariants import check
 from vimraft.core.tables import RealVolume, Replica, Run, Segment, State, Volume
-from vimraft.metadata.pysyncobj.snapshot import Snapshot, encode_snapshot
+from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, encode_snapshot
 
 VOLUMES = 10
 SECTORS_PER_UNIT = 2_048

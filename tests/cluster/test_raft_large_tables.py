@@ -11,7 +11,7 @@ from immutables import Map
 from tests.core_cases import Tables, three_sites
 from tests.raft_cases import NodeProcess, free_addresses, raft_cluster, storage, until
 from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
-from vimraft.metadata.pysyncobj.snapshot import Snapshot, encode_snapshot
+from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, encode_snapshot
 
 pytestmark = pytest.mark.cluster
 

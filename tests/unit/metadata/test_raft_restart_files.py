@@ -11,9 +11,9 @@ from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import CorruptData, DirectoryInUse, Misconfigured
 from vimraft.metadata.pysyncobj.files import DirectoryLock
-from vimraft.metadata.pysyncobj.members import MembersFile, fold, load_members, save_members
-from vimraft.metadata.pysyncobj.recovery import Recovered, TrimmingJournal, recover
-from vimraft.metadata.pysyncobj.snapshot import Snapshot, encode_snapshot
+from vimraft.metadata.pysyncobj.first_members import MembersFile, fold, load_members, save_members
+from vimraft.metadata.pysyncobj.first_recovery import Recovered, TrimmingJournal, recover
+from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, encode_snapshot
 
 A, B, C, D = (f"127.0.0.1:{port}" for port in (1, 2, 3, 4))
 

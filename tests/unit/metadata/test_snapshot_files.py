@@ -11,7 +11,7 @@ from tests.core_cases import three_sites
 from vimraft.core.codec import state_digest
 from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj.errors import CorruptData
-from vimraft.metadata.pysyncobj.snapshot import (
+from vimraft.metadata.pysyncobj.first_snapshot import (
     Snapshot,
     SnapshotExchange,
     decode_snapshot,

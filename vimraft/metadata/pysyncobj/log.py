@@ -30,8 +30,8 @@ from vimraft.metadata.port import LogError, LogStatus, PeerStatus, Subscriber, U
 from vimraft.metadata.pysyncobj.config import MAX_COMMAND_BYTES, PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import AddressInUse
 from vimraft.metadata.pysyncobj.files import DirectoryLock
+from vimraft.metadata.pysyncobj.first_recovery import recover
 from vimraft.metadata.pysyncobj.node import Apply, Fatal, NodeHooks, RaftNode
-from vimraft.metadata.pysyncobj.recovery import recover
 from vimraft.metadata.pysyncobj.ticker import Ticker
 from vimraft.metadata.requests import PROPOSAL_LANES, Lanes, client_of_request, encode
 from vimraft.metadata.subscriptions import Subscriptions

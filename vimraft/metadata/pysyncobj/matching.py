@@ -8,7 +8,7 @@ acknowledged. Raft (§5.3) cuts only where an entry *conflicts*; `match` restore
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from vimraft.metadata.pysyncobj.snapshot import LogEntry
+from vimraft.metadata.pysyncobj.first_snapshot import LogEntry
 
 
 class Journal(Protocol):

@@ -20,10 +20,10 @@ from pysyncobj.node import Node
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
+from vimraft.metadata.pysyncobj.first_members import MembersFile, is_membership, save_members
+from vimraft.metadata.pysyncobj.first_recovery import Recovered, TrimmingJournal
+from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, SnapshotExchange
 from vimraft.metadata.pysyncobj.matching import match
-from vimraft.metadata.pysyncobj.members import MembersFile, is_membership, save_members
-from vimraft.metadata.pysyncobj.recovery import Recovered, TrimmingJournal
-from vimraft.metadata.pysyncobj.snapshot import Snapshot, SnapshotExchange
 from vimraft.metadata.pysyncobj.transport import MemberTransport
 
 log = structlog.get_logger(__name__)

@@ -15,8 +15,8 @@ from pysyncobj.journal import FileJournal, MetaStorer
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import CorruptData, Misconfigured
 from vimraft.metadata.pysyncobj.files import replace_durably
-from vimraft.metadata.pysyncobj.members import MembersFile, fold, load_members, save_members
-from vimraft.metadata.pysyncobj.snapshot import LogEntry, Snapshot, load_snapshot
+from vimraft.metadata.pysyncobj.first_members import MembersFile, fold, load_members, save_members
+from vimraft.metadata.pysyncobj.first_snapshot import LogEntry, Snapshot, load_snapshot
 
 _REMEDY = (
     "If other managers run: remove this one from the cluster there, empty its data directory and join "
