@@ -3,7 +3,10 @@
 May live here: the base of all transports. Votes, requests for votes and acknowledgements speak of terms
 and entries that this node claims to have on stable storage; stock PySyncObj sends them at once. The gate
 holds them until the node has synced (`release`), and stamps acknowledgements with the term in which they
-were given, since an index without a term may be counted for entries of another leader.
+were *given*, since an index without a term may be counted for entries of another leader.
+
+Keeps: what is given after the last sync stays held; per peer, kind and term only the newest is held (of
+two acknowledgements of one term, the one that says more), so that a slow disk makes no queue.
 """
 
 from typing import Any, Final
@@ -11,38 +14,59 @@ from typing import Any, Final
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-HELD: Final = frozenset({"request_vote", "response_vote", "next_node_idx"})
+ACKNOWLEDGEMENT: Final = "next_node_idx"
+HELD: Final = frozenset({"request_vote", "response_vote", ACKNOWLEDGEMENT})
 """Kinds (message["type"]) that wait for `release`."""
+MAX_HELD: Final = 1_024
+"""Messages; the oldest go first. All of them may be lost on the way as well."""
 
 Message = dict[str, Any]
+_Key = tuple[Node, str, int, bool, bool]
 
 
 class GatedTransport(Transport):
     """Subclasses carry messages: `_transmit`, and PySyncObj's addNode, dropNode, tryGetReady, ready,
     destroy. They report links with `_onNodeConnected/_onNodeDisconnected` and messages with
-    `_onMessageReceived`."""
+    `_onMessageReceived`. `node` needs `raftCurrentTerm` only."""
 
     def __init__(self, node: Any, self_node: Node, other_nodes: set[Node]) -> None:
         super().__init__(node, self_node, other_nodes)
-        self._held: list[tuple[Node, Message]] = []
+        self._raft = node
+        self._held: dict[_Key, tuple[Node, Message]] = {}
 
     def send(self, node: Node, message: Message) -> bool:
         """True also for a held message: whether it arrives is never known here."""
-        if message["type"] in HELD:
-            self._held.append((node, message))
-            return True
-        return self._transmit(node, message)
+        kind = message["type"]
+        if kind not in HELD:
+            return self._transmit(node, message)
+        if kind == ACKNOWLEDGEMENT:
+            # The term of now, not of the release: by then this node may follow another leader.
+            message = {**message, "term": self._raft.raftCurrentTerm}
+        success, reset = bool(message.get("success")), bool(message.get("reset"))
+        key = (node, kind, message["term"], success, reset)
+        older = self._held.pop(key, None)
+        if older is not None and success and older[1][ACKNOWLEDGEMENT] > message[ACKNOWLEDGEMENT]:
+            message = older[1]  # within a term nothing that was acknowledged is taken back
+        self._held[key] = (node, message)
+        while len(self._held) > MAX_HELD:
+            del self._held[next(iter(self._held))]
+        return True
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
 
     def release(self) -> None:
         """The disk has everything up to now: let the held messages go."""
-        held, self._held = self._held, []
-        for node, message in held:
-            self._transmit(node, message)
+        if self._held:
+            held, self._held = self._held, {}
+            for node, message in held.values():
+                self._transmit(node, message)
 
     def drop_held(self) -> None:
         """The disk could not take it: these promises must never leave."""
         self._held.clear()
 
     def _transmit(self, node: Node, message: Message) -> bool:
-        """False: there is no link. Never blocks, never raises."""
+        """False: there is no link, and the message is certainly not delivered. Never blocks or raises."""
         raise NotImplementedError
