@@ -2,7 +2,7 @@
 
 May live here: what goes wrong inside the node's process. Faults (all optional): those of faulty_disk.py;
 `routes` {member: address to connect to instead}; `poison` (a storage whose change makes apply raise);
-`bad_subscriber` (one that raises at every change). Beside raft_node's operations: `commit_bytes`.
+`bad_subscriber` (one that raises at every change). Beside raft_node's operations: `commit_bytes`, `fill`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tests.cluster import raft_node  # noqa: E402
 from tests.fault import faulty_disk  # noqa: E402
 from vimraft.core import apply as core_apply  # noqa: E402
 from vimraft.core.codec import CodecError, decode_request  # noqa: E402
-from vimraft.core.commands import SetStorage  # noqa: E402
+from vimraft.core.commands import SetSetting, SetStorage  # noqa: E402
 from vimraft.core.tables import State  # noqa: E402
 
 
@@ -71,11 +71,25 @@ async def _commit_bytes(server: raft_node.Server, given: dict[str, Any]) -> dict
         return {"code": None}
 
 
+async def _fill(server: raft_node.Server, given: dict[str, Any]) -> dict[str, Any]:
+    """`count` changes that leave the tables small while the log grows."""
+    numbers = iter(range(given["count"]))
+
+    async def work() -> None:
+        for number in numbers:
+            command = SetSetting("io_timeout_ms", 2_000 + number % 10_000)
+            await server.log.propose(command, who="test", deadline_ms=60_000)
+
+    await asyncio.gather(*(work() for _ in range(given["outstanding"])))
+    return {}
+
+
 def main() -> None:
     config, faults = json.loads(sys.argv[1]), json.loads(sys.argv[2])
     ROUTES.update({_endpoint(to): _endpoint(via) for to, via in faults.get("routes", {}).items()})
     faulty_disk.install(faults, Path(config["data_dir"]) / "raft")
     raft_node.Server.commit_bytes = _commit_bytes  # type: ignore[attr-defined]
+    raft_node.Server.fill = _fill  # type: ignore[attr-defined]
     open_log = raft_node.open_log
 
     async def open_with_faults(given: Any) -> Any:
