@@ -36,7 +36,7 @@ class Tables:
         self.sequence += 1
         request = Request("client", self.sequence, at_ms, who, command)
         before = self.state
-        self.state, data = apply(before, codec.encode_request(request))
+        self.state, data = apply(before, codec.encode_request(request, before.level))
         outcome = codec.decode_outcome(data)
         assert self.state.index == before.index + 1 == outcome.index
         assert check(self.state) == []

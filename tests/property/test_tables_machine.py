@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests.tables_model import UNIT, Model
-from vimraft.core import codec, commands
+from vimraft.core import codec, commands, levels
 from vimraft.core.apply import apply, plan
 from vimraft.core.commands import (
     AddRealVolume,
@@ -26,6 +27,7 @@ from vimraft.core.commands import (
     FormCluster,
     GrowVolume,
     Outcome,
+    ReadsLevel,
     Rejected,
     RemoveManager,
     RemoveRealVolume,
@@ -34,12 +36,14 @@ from vimraft.core.commands import (
     RenewLease,
     ReopenVolumes,
     Request,
+    SetLevel,
     SetManager,
     SetRealVolumeState,
     SetSetting,
     SetSite,
     SetStorage,
 )
+from vimraft.core.history import OutOfReach, oldest_index, tables_at
 from vimraft.core.invariants import check
 from vimraft.core.tables import Manager, Settings, Site, State, Storage
 from vimraft.core.views import VIEWS
@@ -90,25 +94,26 @@ def hostile(kind: typing.Any) -> st.SearchStrategy[typing.Any]:
 hostile_commands = st.sampled_from(typing.get_args(commands.Command)).flatmap(hostile)
 
 
-def manager_at(name: str, number: int) -> Manager:
-    return Manager(
-        name, f"h:{1000 + number}", f"http://h:{2000 + number}", f"h:{3000 + number}", f"h:{4000 + number}"
-    )
-
-
 class Tables(RuleBasedStateMachine):
+    level = levels.LATEST
+
     def __init__(self) -> None:
         super().__init__()
+        self.past: dict[int, State] = {}
         self.state = State()
         self.other = State()
         self.model = Model()
         self.sent: list[tuple[bytes, bytes]] = []
 
+    def manager_at(self, name: str, number: int) -> Manager:
+        at = [f"h:{thousand * 1000 + number}" for thousand in (1, 2, 3, 4)]
+        return Manager(name, at[0], f"http://{at[1]}", at[2], at[3], level=self.level)
+
     @initialize()
     def form(self) -> None:
-        self.run(FormCluster("prop", Settings()))
+        self.run(FormCluster("prop", Settings(), level=self.level))
         for number, name in enumerate(MANAGERS, start=1):
-            self.run(SetManager(manager_at(name, number)))
+            self.run(SetManager(self.manager_at(name, number)))
             self.run(SetSite(Site(SITES[number - 1], name)))
             self.run(SetStorage(Storage(STORAGES[number - 1], SITES[number - 1], "")))
             self.run(AddRealVolume(STORAGES[number - 1], 0, "ssd", f"file:///{number}", f"l{number}", 12))
@@ -120,8 +125,9 @@ class Tables(RuleBasedStateMachine):
     def run(self, command: Command) -> Outcome:
         before = self.state
         request = Request("machine", len(self.sent) + 1, len(self.sent), "me", command)
-        data = codec.encode_request(request)
+        data = codec.encode_request(request, before.level)
         self.state, answer = apply(before, data)
+        self.past[self.state.index] = self.state
         outcome = codec.decode_outcome(answer)
         self.sent.append((data, answer))
         assert self.state.index == before.index + 1 == outcome.index
@@ -130,7 +136,8 @@ class Tables(RuleBasedStateMachine):
         else:
             self.model.follow(command, outcome)
         self.second_manager(data, answer)
-        assert codec.encode_outcome(plan(before, command, request.at_ms)) == answer
+        if not isinstance(command, FormCluster | SetLevel):  # written for a level of their own
+            assert codec.encode_outcome(plan(before, command, request.at_ms), before.level) == answer
         return outcome
 
     def second_manager(self, data: bytes, answer: bytes) -> None:
@@ -153,7 +160,7 @@ class Tables(RuleBasedStateMachine):
     @rule(name=managers, number=st.integers(1, 9))
     def set_manager(self, name: str, number: int) -> None:
         taken = {m.raft_address for m in self.state.managers.values() if m.name != name}
-        self.expect(SetManager(manager_at(name, number)), f"h:{1000 + number}" not in taken)
+        self.expect(SetManager(self.manager_at(name, number)), f"h:{1000 + number}" not in taken)
 
     @rule(name=managers)
     def remove_manager(self, name: str) -> None:
@@ -322,8 +329,42 @@ class Tables(RuleBasedStateMachine):
             end = None if limit is None else offset + limit
             assert view(self.state, "", offset, limit).rows == rows[offset:end]
 
+    @rule(back=st.integers(0, 40))
+    def look_back(self, back: int) -> None:
+        """What is rebuilt is what was, or is known to be out of reach."""
+        index = max(1, self.state.index - back)
+        found = tables_at(self.state, index)
+        oldest = oldest_index(self.state)
+        if isinstance(found, OutOfReach):
+            assert index < found.oldest == oldest <= found.newest == self.state.index
+            return
+        assert index >= oldest
+        if index not in self.past:  # a retry: the tables are those before it
+            return
+        was = self.past[index]
+        for table in ("cluster_id", "settings", "managers", "sites", "storages", "reals", "volumes"):
+            assert getattr(found, table) == getattr(was, table), table
+        for view in VIEWS.values():
+            assert view(found, "", 0, None) == view(was, "", 0, None)
+
+    @rule()
+    def upgrade(self) -> None:
+        said = tuple([ReadsLevel(name, levels.LATEST) for name in sorted(self.state.managers)])
+        self.run(SetLevel(levels.LATEST, said))
+        assert self.state.level == levels.LATEST
+
+
+class TablesOfLevelOne(Tables):
+    """Until it is upgraded."""
+
+    level = levels.FIRST
+
+    def manager_at(self, name: str, number: int) -> Manager:
+        return replace(super().manager_at(name, number), level=self.state.level)
+
 
 TestTables = Tables.TestCase
+TestTablesOfLevelOne = TablesOfLevelOne.TestCase
 
 
 @given(st.lists(volume_step, min_size=10, max_size=60))

@@ -29,6 +29,7 @@ from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refu
 from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
+    CannotRead,
     Exists,
     InUse,
     Invalid,
@@ -90,6 +91,8 @@ def from_reason(reason: Reason) -> Advice:
             return _outdated(reason)
         case Malformed():
             return _malformed(reason)
+        case CannotRead():
+            return _cannot_read(reason)
         case _:
             assert_never(reason)
 
@@ -214,6 +217,16 @@ def _malformed(reason: Malformed) -> Advice:
         "rejected",
         f"the managers could not read this request in the log: {reason.problem}",
         "run the same release at every site (vimraft status shows them)",
+        reason,
+    )
+
+
+def _cannot_read(reason: CannotRead) -> Advice:
+    return make_advice(
+        "conflict",
+        f"format level {reason.level} cannot be read by {listed(reason.managers)} (or nobody knows what runs "
+        "there)",
+        "start this release at every manager first; vimraft meta status shows what each of them reads",
         reason,
     )
 

@@ -11,7 +11,11 @@ the dedupe entry of its client.
 
 Dedupe keeps the last outcome per client; bounded, the oldest go first (a retry comes within minutes,
 MAX_CLIENTS commands take longer). `Barrier` and `RenewLease` are not kept: applying them twice does no
-harm (see `apply_members.renew_lease`), and they are by far the most frequent.
+harm (see `apply_members.renew_lease`), and they are by far the most frequent. Nor is `SetLevel`, which
+releases below its level cannot read: a refused one must leave no trace with anybody.
+
+Whatever differs between levels asks `state.level` (see `levels`): at level 1 the bytes are those that the
+first release gives, which a test holds against a log that it wrote.
 """
 
 from collections.abc import Callable
@@ -19,10 +23,10 @@ from typing import Any
 
 from immutables import Map
 
-from vimraft.core import apply_members, apply_reals, apply_volumes, checks, codec, commands
-from vimraft.core.change import Change
+from vimraft.core import apply_members, apply_reals, apply_volumes, checks, codec, commands, history, levels
+from vimraft.core.change import Change, reals_of
 from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
-from vimraft.core.ids import ClientId
+from vimraft.core.ids import ClientId, RealId, VolumeName
 from vimraft.core.nesting import nesting_exceeds
 from vimraft.core.reasons import Invalid, Malformed, NotFormed, Outdated, Reason
 from vimraft.core.tables import ClientResult, MapChange, RealVolume, State, Volume
@@ -46,6 +50,7 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.SetSite: apply_members.set_site,
     commands.RemoveSite: apply_members.remove_site,
     commands.SetSetting: apply_members.set_setting,
+    commands.SetLevel: apply_members.set_level,
     commands.RenewLease: apply_members.renew_lease,
     commands.SetStorage: apply_reals.set_storage,
     commands.RemoveStorage: apply_reals.remove_storage,
@@ -57,15 +62,15 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.ConfirmRelease: apply_volumes.confirm_release,
     commands.ReopenVolumes: apply_volumes.reopen,
 }
-_NOT_KEPT = (commands.Barrier, commands.RenewLease)
+_NOT_KEPT = (commands.Barrier, commands.RenewLease, commands.SetLevel)
 
 
 def apply(state: State, data: bytes) -> tuple[State, bytes]:
     """The tables after the log entry `data`, and its encoded Outcome. Never raises."""
     index = state.index + 1
-    request = _decode(data)
+    request = _decode(state, data)
     if isinstance(request, Malformed):
-        return state._replace(index=index), codec.encode_outcome(Rejected(index, request))
+        return state._replace(index=index), codec.encode_outcome(Rejected(index, request), state.level)
     kept = not isinstance(request.command, _NOT_KEPT)
     if kept:
         known = state.clients.get(request.client)
@@ -74,12 +79,12 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
             return state._replace(index=index), known.outcome
         refused = _client_problem(request, known)
         if refused is not None:
-            return state._replace(index=index), codec.encode_outcome(Rejected(index, refused))
+            return state._replace(index=index), codec.encode_outcome(Rejected(index, refused), state.level)
     result = _decide(state, request.command, request.at_ms)
-    outcome = codec.encode_outcome(_bounded(_outcome(index, result)))
+    outcome = codec.encode_outcome(_bounded(_outcome(index, result)), state.level)
     after = result.state if isinstance(result, Change) else state
     if isinstance(result, Change) and result.what:
-        after = after._replace(history=_history(after, index, request, result))
+        after = _with_history(state, after, index, request, result)
     clients = after.clients
     if kept:
         clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome, digest))
@@ -88,24 +93,36 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
 
 def apply_request(state: State, request: Request) -> tuple[State, Outcome]:
     """As `apply`, for callers that hold the values: encodes the request, decodes the outcome."""
-    after, outcome = apply(state, codec.encode_request(request))
+    after, outcome = apply(state, codec.encode_request(request, state.level))
     return after, codec.decode_outcome(outcome)
 
 
 def plan(state: State, command: Command, at_ms: int = 0) -> Outcome:
     """What `command` would do now, by the same code, whole; nothing is kept."""
-    return _outcome(state.index + 1, _decide(state, command, at_ms))
+    problem = _level_problem(state, codec.request_level(command, state.level), command)
+    return _outcome(state.index + 1, problem or _decide(state, command, at_ms))
 
 
-def _decode(data: bytes) -> Request | Malformed:
+def _level_problem(state: State, level: int, command: Command) -> Malformed | None:
+    """A request written for `level` (see `levels` for the rule). Its text is the same at every level."""
+    brought = codec.level_brought(command)
+    if level > state.level and level != brought:
+        return Malformed(f"written for level {level} in a cluster of level {state.level}")
+    if not levels.readable(brought) or brought > level:
+        return Malformed(f"level {brought} is none that this request can bring about")
+    return None
+
+
+def _decode(state: State, data: bytes) -> Request | Malformed:
     if len(data) > MAX_REQUEST_BYTES:
         return Malformed(f"{len(data)} bytes are more than a request may have, {MAX_REQUEST_BYTES}")
     if nesting_exceeds(data, MAX_NESTING):
         return Malformed(f"more than {MAX_NESTING} containers inside one another")
     try:
-        return codec.decode_request(data)
+        request = codec.decode_request(data)
     except codec.CodecError as error:
         return Malformed(checks.clipped(str(error)))
+    return _level_problem(state, data[0], request.command) or request
 
 
 def _client_problem(request: Request, known: ClientResult | None) -> Reason | None:
@@ -149,10 +166,29 @@ def _bounded(outcome: Outcome) -> Outcome:
     return Applied(outcome.index, volume=volume, real=real)
 
 
-def _history(state: State, index: int, request: Request, result: Change) -> tuple[MapChange, ...]:
-    keep = state.settings.history_changes
-    change = MapChange(index, request.at_ms, checks.clipped(request.who), result.what, result.name)
-    return (*state.history[max(0, len(state.history) + 1 - keep) :], change) if keep else ()
+def _with_history(before: State, after: State, index: int, request: Request, result: Change) -> State:
+    replaced = None
+    if before.level >= levels.REMEMBERS:
+        replaced = history.remember(before, after, _touched(before, after, request.command))
+    who = checks.clipped(request.who)
+    change = MapChange(index, request.at_ms, who, result.what, result.name, replaced)
+    changes, remembered = history.kept(after, change)
+    return after._replace(history=changes, remembered=remembered)
+
+
+def _touched(before: State, after: State, command: Command) -> history.Touched:
+    match command:
+        case commands.BuildVolume() | commands.GrowVolume() | commands.DeleteVolume():
+            return history.touched_by_volume(before, VolumeName(command.name), after)
+        case commands.ConfirmRelease():
+            reals = reals_of(before.releases[command.release_id].segments)
+            return history.Touched(reals=tuple(sorted(reals)))
+        case commands.ReopenVolumes():
+            return history.Touched(epochs_of=command.manager)
+        case commands.AddRealVolume() | commands.SetRealVolumeState() | commands.RemoveRealVolume():
+            return history.Touched(reals=(RealId(command.storage, command.lun),))
+        case _:
+            return history.Touched()
 
 
 def _remember(

@@ -6,18 +6,19 @@ Keeps INV-2 (an owner is a manager that exists) and INV-9 (what others refer to 
 
 import msgspec
 
-from vimraft.core import checks
+from vimraft.core import checks, levels
 from vimraft.core.change import Change, users_of
 from vimraft.core.commands import (
     FormCluster,
     RemoveManager,
     RemoveSite,
     RenewLease,
+    SetLevel,
     SetManager,
     SetSetting,
     SetSite,
 )
-from vimraft.core.reasons import Exists, InUse, Invalid, NotFound, Outdated, Reason
+from vimraft.core.reasons import CannotRead, Exists, InUse, Invalid, NotFound, Outdated, Reason
 from vimraft.core.tables import Lease, Manager, Site, State
 
 MAX_INCARNATION_CHARS = 128
@@ -32,7 +33,9 @@ def form_cluster(state: State, command: FormCluster) -> Change | Reason:
     )
     if problem is not None:
         return problem
-    formed = state._replace(cluster_id=command.cluster_id, settings=command.settings)
+    formed = state._replace(
+        cluster_id=command.cluster_id, settings=command.settings, level=max(state.level, command.level)
+    )
     return Change(formed, "formed", command.cluster_id)
 
 
@@ -56,6 +59,8 @@ def _manager_invalid(state: State, manager: Manager) -> Reason | None:
     problem: Reason | None = checks.name_invalid("manager name", manager.name)
     if problem is not None:
         return problem
+    if state.level >= levels.MANAGERS_SAY_LEVEL and manager.level < state.level:
+        return CannotRead(state.level, (checks.shown(manager.name),))
     if _api_address(manager) is None:
         return Invalid("API URL", checks.shown(manager.api_url), "does not begin with http:// or https://")
     taken = {
@@ -167,6 +172,29 @@ def set_setting(state: State, command: SetSetting) -> Change | Reason:
         return InUse("setting", command.name, checks.listed(f"real volume {id_}" for id_ in state.reals))
     settings = msgspec.structs.replace(state.settings, **{command.name: command.value})
     return Change(state._replace(settings=settings), "setting-changed", command.name)
+
+
+def set_level(state: State, command: SetLevel) -> Change | Reason:
+    """Whoever cannot read the new level would apply nothing from here on: so all must have said that they
+    can, in their rows, or at level 1 as `reported`."""
+    if command.level == state.level:
+        return Change(state)
+    if command.level < state.level:
+        return Invalid("level", str(command.level), f"is below the cluster's, {state.level}: it never falls")
+    said = {row.manager: row.level for row in command.reported}
+    if state.level >= levels.MANAGERS_SAY_LEVEL:
+        said = {row.name: row.level for row in state.managers.values()}
+    behind = [name for name in state.managers if said.get(name, 0) < command.level]
+    if behind:
+        return CannotRead(command.level, checks.listed(behind))
+    managers = state.managers.update(
+        {
+            row.name: msgspec.structs.replace(row, level=max(row.level, said[row.name]))
+            for row in state.managers.values()
+        }
+    )
+    risen = state._replace(level=command.level, managers=managers)
+    return Change(risen, "level-raised", str(command.level))
 
 
 def renew_lease(state: State, command: RenewLease) -> Change | Reason:

@@ -1,16 +1,20 @@
-"""Bytes for the log, the snapshot and the catalogue: one version byte, then msgpack.
+"""Bytes for the log, the snapshot and the catalogue: a version byte (the level, see `levels`), then msgpack.
 
 May live here: encoding only. Equal values give equal bytes (maps are written sorted), so a digest of
 `encode_state` compares the tables of two managers.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from immutables import Map
 
-from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
+from vimraft.core import levels
+from vimraft.core.codec_first import decode_first_request
+from vimraft.core.commands import Applied, Command, FormCluster, Outcome, Rejected, Request, SetLevel
+from vimraft.core.history import weight
 from vimraft.core.ids import ClientId, ManagerName, VolumeName
 from vimraft.core.tables import (
     ClientResult,
@@ -26,7 +30,6 @@ from vimraft.core.tables import (
     Volume,
 )
 
-VERSION = 1
 T = TypeVar("T")
 
 
@@ -55,39 +58,62 @@ _encoder = msgspec.msgpack.Encoder()
 _request = msgspec.msgpack.Decoder(Request)
 _outcome = msgspec.msgpack.Decoder(Applied | Rejected)
 _snapshot = msgspec.msgpack.Decoder(_Snapshot)
-_prefix = bytes([VERSION])
 
 
-def _encode(value: Any) -> bytes:
-    return _prefix + _encoder.encode(value)
+def _encode(value: Any, level: int) -> bytes:
+    assert levels.readable(level)
+    return bytes([level]) + _encoder.encode(value)
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, what: str) -> T:
-    if data[:1] != _prefix:
-        found = data[0] if data else "nothing"
-        raise CodecError(f"{what}: format version {found}, this release reads {VERSION}")
+def level_of(data: bytes, what: str) -> int:
+    """The level that bytes were written for. Raises CodecError for one that this release does not read."""
+    if not data:
+        raise CodecError(f"{what}: is empty")
+    if not levels.readable(data[0]):
+        raise CodecError(
+            f"{what}: format version {data[0]}, this release reads {levels.FIRST} to {levels.LATEST}; "
+            "start the release that wrote it"
+        )
+    return data[0]
+
+
+def _decode(decode: "Callable[[memoryview], T]", data: bytes, what: str) -> T:
     try:
-        return decoder.decode(memoryview(data)[1:])
+        return decode(memoryview(data)[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"{what}: {error}") from None
 
 
-def encode_request(request: Request) -> bytes:
-    return _encode(request)
+def level_brought(command: Command) -> int:
+    """The level that a cluster has after `command`, if it is one that decides that; else the first."""
+    return command.level if isinstance(command, FormCluster | SetLevel) else levels.FIRST
+
+
+def request_level(command: Command, cluster_level: int) -> int:
+    """For which level a request with `command` is written in a cluster of `cluster_level`."""
+    brought = level_brought(command)
+    return max(cluster_level, brought) if levels.readable(brought) else cluster_level
+
+
+def encode_request(request: Request, level: int = levels.FIRST) -> bytes:
+    """`level`: of the tables as the proposer knows them; what they can do is read by all managers."""
+    return _encode(request, request_level(request.command, level))
 
 
 def decode_request(data: bytes) -> Request:
     """Raises CodecError."""
-    return _decode(_request, data, "request")
+    first = level_of(data, "request") == levels.FIRST
+    return _decode(decode_first_request if first else _request.decode, data, "request")
 
 
-def encode_outcome(outcome: Outcome) -> bytes:
-    return _encode(outcome)
+def encode_outcome(outcome: Outcome, level: int = levels.FIRST) -> bytes:
+    return _encode(outcome, level)
 
 
 def decode_outcome(data: bytes) -> Outcome:
     """Raises CodecError."""
-    outcome: Outcome = _decode(_outcome, data, "outcome")
+    level_of(data, "outcome")
+    outcome: Outcome = _decode(_outcome.decode, data, "outcome")
     return outcome
 
 
@@ -112,13 +138,15 @@ def encode_state(state: State) -> bytes:
             history=list(state.history),
             next_release_id=state.next_release_id,
             next_local_number=state.next_local_number,
-        )
+        ),
+        state.level,
     )
 
 
 def decode_state(data: bytes) -> State:
     """Raises CodecError."""
-    raw = _decode(_snapshot, data, "snapshot")
+    level = level_of(data, "snapshot")
+    raw = _decode(_snapshot.decode, data, "snapshot")
     return State(
         index=raw.index,
         cluster_id=raw.cluster_id,
@@ -134,6 +162,8 @@ def decode_state(data: bytes) -> State:
         history=tuple(raw.history),
         next_release_id=raw.next_release_id,
         next_local_number=raw.next_local_number,
+        level=level,
+        remembered=sum(weight(change) for change in raw.history),
     )
 
 

@@ -12,11 +12,28 @@ from vimraft.core.reasons import Reason
 from vimraft.core.tables import Manager, RealState, RealVolume, Settings, Site, Storage, Volume
 
 
-class FormCluster(Struct, frozen=True, tag=True):
+class FormCluster(Struct, frozen=True, tag=True, omit_defaults=True):
     """First command of a cluster. Rejected (Exists) once formed, so all managers may propose it."""
 
     cluster_id: str
     settings: Settings
+    level: int = 1
+    """The level that the cluster begins with."""
+
+
+class ReadsLevel(Struct, frozen=True, array_like=True):
+    """What a manager says of itself in its heartbeats."""
+
+    manager: ManagerName
+    level: int
+
+
+class SetLevel(Struct, frozen=True, tag=True):
+    """Move the cluster to a higher level. Rejected (CannotRead) while a manager cannot read it. At level 1
+    the tables do not know that, so `reported` says it; a manager that it leaves out cannot."""
+
+    level: int
+    reported: tuple[ReadsLevel, ...] = ()
 
 
 class SetManager(Struct, frozen=True, tag=True):
@@ -149,6 +166,7 @@ Command = (
     | ReopenVolumes
     | RenewLease
     | SetSetting
+    | SetLevel
     | Barrier
 )
 

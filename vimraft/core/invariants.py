@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from vimraft.core import checks
+from vimraft.core import checks, levels
 from vimraft.core.apply import MAX_CLIENTS
 from vimraft.core.change import unit_sectors, units_of, volume_segments
+from vimraft.core.history import MAX_REMEMBERED, weight
 from vimraft.core.ids import RealId, name_problem
 from vimraft.core.tables import RealVolume, Replica, Run, Segment, State, Volume
 
@@ -151,6 +152,9 @@ def _inv8_once(state: State) -> Iterator[str]:
             yield f"the outcome for {client} is of index {result.index}, the tables of {state.index}"
     if len(state.history) > state.settings.history_changes:
         yield f"{len(state.history)} changes are kept, more than {state.settings.history_changes}"
+    remembered = sum([weight(change) for change in state.history])
+    if remembered != state.remembered or remembered > MAX_REMEMBERED:
+        yield f"the history remembers {remembered} rows, {state.remembered} are counted"
     indices = [change.index for change in state.history]
     if any(a >= b for a, b in pairwise(indices)) or (
         indices and not 1 <= indices[0] <= indices[-1] <= state.index
@@ -187,6 +191,16 @@ def _references(state: State) -> Iterator[tuple[str, bool]]:
         yield f"lease: manager {lease.manager}", lease.manager in state.managers
 
 
+def _levels(state: State) -> Iterator[str]:
+    if not levels.readable(state.level):
+        yield f"the tables are of level {state.level}"
+    for name, row in state.managers.items():
+        if state.level >= levels.MANAGERS_SAY_LEVEL and row.level < state.level:
+            yield f"manager {name} cannot read level {state.level}"
+        if state.level < levels.MANAGERS_SAY_LEVEL and row.level != levels.FIRST:
+            yield f"manager {name} says its level in tables of level {state.level}"
+
+
 def _inv9_names(state: State) -> Iterator[str]:
     for kind, key, name in _names(state):
         if key != name or name_problem(name) is not None:
@@ -205,6 +219,7 @@ def _inv9_names(state: State) -> Iterator[str]:
         yield "two real volumes carry one label id"
     if state.cluster_id and checks.settings_invalid(state.settings) is not None:
         yield f"settings are out of bounds: {state.settings}"
+    yield from _levels(state)
     if not state.cluster_id and (state.managers or state.volumes or state.history):
         yield "tables hold something before the cluster was formed"
 

@@ -73,4 +73,22 @@ class Malformed(Struct, frozen=True, tag=True):
     problem: str
 
 
-Reason = NotFound | Exists | Invalid | InUse | NoSpace | Unsupported | NotFormed | Outdated | Malformed
+class CannotRead(Struct, frozen=True, tag=True):
+    """Managers run a release that cannot read the level asked for (or nobody knows what they run)."""
+
+    level: int
+    managers: tuple[str, ...]
+
+
+Reason = (
+    NotFound
+    | Exists
+    | Invalid
+    | InUse
+    | NoSpace
+    | Unsupported
+    | NotFormed
+    | Outdated
+    | Malformed
+    | CannotRead
+)

@@ -23,6 +23,7 @@ from vimraft.core.ids import (
     StorageAddress,
     VolumeName,
 )
+from vimraft.core.levels import FIRST
 
 RealState = Literal["active", "excluded", "draining", "failed"]
 ReplicaState = Literal["in_sync", "syncing", "stale", "failed"]
@@ -35,7 +36,7 @@ class Run(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
-class Manager(Struct, frozen=True):
+class Manager(Struct, frozen=True, omit_defaults=True):
     """A site manager daemon. Addresses are `host:port`; `api_url` is `http://host:port`."""
 
     name: ManagerName
@@ -43,6 +44,8 @@ class Manager(Struct, frozen=True):
     api_url: str
     nbd_address: str
     peer_address: str
+    level: int = 1
+    """The highest level that its release reads; 1 in all rows of a cluster of level 1 (see `levels`)."""
 
 
 class Site(Struct, frozen=True):
@@ -152,13 +155,65 @@ class Settings(Struct, frozen=True):
     """How many map changes `history` keeps."""
 
 
-class MapChange(Struct, frozen=True):
+class SegmentsBefore(Struct, frozen=True, array_like=True):
+    """A list of segments as it was: the `first` and the `last` ones of the present list, `gone` between."""
+
+    first: int
+    last: int
+    gone: tuple[Segment, ...]
+
+
+class FreeBefore(Struct, frozen=True, array_like=True):
+    """A free list as it was, in the same way."""
+
+    first: int
+    last: int
+    gone: tuple[Run, ...]
+
+
+class VolumeBefore(Struct, frozen=True, omit_defaults=True):
+    """A virtual volume as it was."""
+
+    name: VolumeName
+    row: Volume | None = None
+    """Without segments; None: there was none."""
+    segments: tuple[SegmentsBefore, ...] = ()
+    """One for each replica of `row`, from the present segments of the local name."""
+
+
+class RealBefore(Struct, frozen=True, omit_defaults=True):
+    """A real volume as it was."""
+
+    storage: StorageAddress
+    lun: int
+    row: RealVolume | None = None
+    """With an empty free list; None: there was none."""
+    free: FreeBefore | None = None
+
+
+class Before(Struct, frozen=True, omit_defaults=True):
+    """What a change replaced: enough to go from the tables after it to those before it. A row that is None
+    did not exist."""
+
+    settings: Settings | None = None
+    managers: tuple[tuple[ManagerName, Manager | None], ...] = ()
+    sites: tuple[tuple[SiteName, Site | None], ...] = ()
+    storages: tuple[tuple[StorageAddress, Storage | None], ...] = ()
+    reals: tuple[RealBefore, ...] = ()
+    volumes: tuple[VolumeBefore, ...] = ()
+    epochs_of: ManagerName | None = None
+    """The volumes of this manager had the epoch before their present one."""
+
+
+class MapChange(Struct, frozen=True, omit_defaults=True):
     index: int
     at_ms: int
     who: str
     what: str
     """`built`, `deleted`, `grown`, `reopened`, `released` …"""
     name: str
+    before: Before | None = None
+    """None: not known (any more), so nobody can look behind this change."""
 
 
 class ClientResult(Struct, frozen=True):
@@ -188,3 +243,7 @@ class State(NamedTuple):
     next_release_id: int = 1
     next_local_number: int = 0
     """Local volume names are given cluster-wide in order: volume A, B … Z, AA …"""
+    level: int = FIRST
+    """Which behaviours and which encoding hold here; see `levels`."""
+    remembered: int = 0
+    """Weight of what the history remembers (`history.weight`): kept so that nobody has to add it up."""

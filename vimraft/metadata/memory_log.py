@@ -114,10 +114,12 @@ class MemoryLog:
     ) -> Outcome:
         del deadline_ms  # nothing here takes time
         if request_id is not None:
-            return await self._commit(encode(client_of_request(request_id), 1, who, command))
+            return await self._commit(
+                encode(client_of_request(request_id), 1, who, command, level=self._state.level)
+            )
         lane, client, sequence = self._lanes.take()  # nothing below waits while it holds the lane
         self._lanes.give(lane)
-        return await self._commit(encode(client, sequence, who, command))
+        return await self._commit(encode(client, sequence, who, command, level=self._state.level))
 
     async def _commit(self, data: bytes) -> Outcome:
         if not self.connected or self._closed:

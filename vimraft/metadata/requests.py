@@ -16,6 +16,7 @@ from collections.abc import Callable
 from vimraft.core.codec import encode_request
 from vimraft.core.commands import Command, Request
 from vimraft.core.ids import ClientId
+from vimraft.core.levels import FIRST
 
 PROPOSAL_LANES = 32
 MAX_REQUEST_ID_CHARS = 64
@@ -54,8 +55,16 @@ def client_of_request(request_id: str) -> ClientId:
 
 
 def encode(
-    client: ClientId, sequence: int, who: str, command: Command, clock_s: Callable[[], float] = time.time
+    client: ClientId,
+    sequence: int,
+    who: str,
+    command: Command,
+    clock_s: Callable[[], float] = time.time,
+    *,
+    level: int = FIRST,
 ) -> bytes:
+    """`level`: of the tables as applied here, so that every manager can read the request."""
     return encode_request(
-        Request(client=client, sequence=sequence, at_ms=int(clock_s() * 1000), who=who, command=command)
+        Request(client=client, sequence=sequence, at_ms=int(clock_s() * 1000), who=who, command=command),
+        level,
     )

@@ -12,6 +12,7 @@ from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refu
 from vimraft.api.schema import ErrorReply
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
+    CannotRead,
     Exists,
     InUse,
     Invalid,
@@ -57,6 +58,7 @@ REASONS: dict[type, tuple[Reason, int, str, str]] = {
     NotFormed: (NotFormed(), 5, "not been formed", "majority"),
     Outdated: (Outdated("manager", "tokyo"), 3, "newer than this caller knows about manager 'tokyo'", ""),
     Malformed: (Malformed("request: format version 9"), 3, "format version 9", "same release"),
+    CannotRead: (CannotRead(2, ("osaka",)), 3, "level 2 cannot be read by osaka", "start this release"),
 }
 
 

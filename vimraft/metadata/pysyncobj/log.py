@@ -151,10 +151,11 @@ class PySyncObjLog:
         """Raises Unavailable, UnknownOutcome; ValueError for an impossible request id."""
         deadline = self._loop.time() + deadline_ms / 1000
         if request_id is not None:
-            data = encode(client_of_request(request_id), 1, who, command)
+            data = encode(client_of_request(request_id), 1, who, command, level=self.state.level)
             return await self._commit(data, deadline)
         async with self._lane(deadline) as (client, sequence):
-            return await self._commit(encode(client, sequence, who, command), deadline)
+            data = encode(client, sequence, who, command, level=self.state.level)
+            return await self._commit(data, deadline)
 
     async def barrier(self, *, deadline_ms: int) -> State:
         await self.propose(Barrier(), who=self._config.self_address, deadline_ms=deadline_ms)

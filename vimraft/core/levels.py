@@ -1,0 +1,38 @@
+"""Levels: which behaviours of apply a cluster has agreed on, and who can read them.
+
+May live here: the numbers, what each brought, and the questions about them. A *level* names one encoding
+of requests, outcomes and tables together with one set of decisions in `apply`; all managers of a cluster
+are at the same level because it is part of the tables. It rises only by `SetLevel`, refused while any
+manager runs a release that cannot read it, and never falls.
+
+| level | first written by | what it brought |
+|---|---|---|
+| 1 | 0.1 | the first format |
+| 2 | this release | managers' rows say what they read; changes remember what they replaced (`history`) |
+
+Rules that keep managers of different releases equal (INV-8), whatever bytes are in the log:
+- A request carries the level it was written for in its version byte. One above the level of the tables is
+  Malformed, at every release alike; but for `FormCluster` and `SetLevel`, which carry the level that they
+  bring about, so that a release that does not know that level refuses them as well.
+- A release of level 1 overlooks fields that it does not know. So the codec strips those fields from what
+  was written for level 1, and at level 1 no such field ever reaches the tables or a digest.
+- At level 1 the rows cannot say what a manager reads. The managers tell each other in heartbeats, and
+  `SetLevel` carries what was said; apply compares it with the managers that there are when it is applied.
+"""
+
+from typing import Final
+
+FIRST: Final = 1
+LATEST: Final = 2
+"""The highest level that this release reads and writes."""
+
+MANAGERS_SAY_LEVEL: Final = 2
+"""From here on a manager's row says which level its release reads."""
+REMEMBERS: Final = 2
+"""From here on a change in the history remembers what it replaced."""
+REMOVES_UNCLEAN: Final = 2
+"""From here on a real volume can go although its unused space still waits to be zeroed again."""
+
+
+def readable(level: int) -> bool:
+    return FIRST <= level <= LATEST
