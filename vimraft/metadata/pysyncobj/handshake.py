@@ -1,0 +1,227 @@
+"""Who is at the other end of a link: the first frames of every connection.
+
+May live here: the frames, the checks and their order, without sockets or clocks. The side that dialled says
+Hello; the other one judges it and answers with its own Hello or a Refusal; the dialler judges that and says
+Ready or refuses too. Only then is the link up, at both ends. A stranger learns nothing but the refusal.
+
+Keeps: a message counts as a member's only if its cluster and generation are ours, its address is a member's,
+its node id is the one known for that address (a wiped disk under an old name has another), and with TLS its
+certificate is for that very address.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta, Struct
+
+from vimraft.metadata.pysyncobj.wire import MAX_NUMBER, WireError, decode_as
+
+PROTOCOL: Final = 2
+"""1 was PySyncObj's own. Raised with any change that an older release would take for a WireError."""
+MAX_HELLO_BYTES: Final = 4 << 10
+MAX_REASON_CHARS: Final = 512
+
+RefusalCode = Literal[
+    "not-a-member", "other-cluster", "other-generation", "changed-identity", "wrong-address", "protocol"
+]
+Text = Annotated[str, Meta(max_length=255)]
+
+
+class Identity(Protocol):
+    """See identity.py."""
+
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+
+
+class TlsFiles(Struct, frozen=True):
+    """Paths of PEM files."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+def never(_address: str, _node_id: str) -> bool:
+    return False
+
+
+class NetworkIdentity(Struct):
+    """What a node says of itself on the network, and asks about others. The node's thread only."""
+
+    identity: Identity
+    """May be replaced: a node that joins learns its cluster later."""
+    address: str
+    tls: TlsFiles | None
+    """None: plain TCP, which the configuration allows on loopback only."""
+    knows: Callable[[str, str], bool]
+    """(address, node id): may a peer of that id speak as that address? Remembers the id durably at first
+    contact. Asked after everything else has been found right."""
+    named: Callable[[str, str], bool] = never
+    """(address, node id): does the log itself name this id for that address? Only such a peer may not know
+    its cluster yet."""
+    release: str = ""
+
+
+class Hello(Struct, frozen=True, tag="hello"):
+    """Fields that a later release adds are ignored, so that `protocol` can be read and refused."""
+
+    protocol: int
+    cluster: Text
+    generation: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    node_id: Text
+    address: Text
+    release: Text = ""
+
+
+class Refusal(Struct, frozen=True, tag="refusal"):
+    code: RefusalCode
+    message: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    pass
+
+
+Frame = Hello | Refusal | Ready
+_decoder: "msgspec.msgpack.Decoder[Frame]" = msgspec.msgpack.Decoder(Frame)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(frame: Frame) -> bytes:
+    return _encoder.encode(frame)
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Raises WireError."""
+    return decode_as(_decoder, data, MAX_HELLO_BYTES)
+
+
+class Step(Struct, frozen=True):
+    """What to do after a frame."""
+
+    send: Frame | None = None
+    up: bool = False
+    """The link may carry messages now, after `send`."""
+    refused: str = ""
+    """The link ends, after `send`: why, for people."""
+
+
+class Handshake:
+    """One end of one connection."""
+
+    def __init__(
+        self,
+        network: NetworkIdentity,
+        *,
+        is_member: Callable[[str], bool],
+        dialled: str | None,
+        certificate_addresses: Callable[[], tuple[str, ...] | None],
+    ) -> None:
+        """`dialled`: the address that this end called, None at the other end.
+        `certificate_addresses`: for which addresses the peer's certificate is, None without TLS."""
+        self._network = network
+        self._is_member = is_member
+        self._dialled = dialled
+        self._certificate_addresses = certificate_addresses
+        self._up = False
+        self.peer: Hello | None = None
+        """Whom the other end claims to be; true once the link is up."""
+
+    def hello(self) -> Hello:
+        """The dialling side sends it first."""
+        identity = self._network.identity
+        return Hello(
+            protocol=PROTOCOL,
+            cluster=identity.cluster,
+            generation=identity.generation,
+            node_id=identity.node_id,
+            address=self._network.address,
+            release=self._network.release,
+        )
+
+    def receive(self, data: bytes) -> Step:
+        """Raises WireError."""
+        frame = decode_frame(data)
+        if isinstance(frame, Refusal):
+            if self._dialled is None and self.peer is None:
+                raise WireError("a refusal of nothing")
+            return Step(refused=f"refused by it as {frame.code}: {_printable(frame.message)}")
+        if isinstance(frame, Ready):
+            if self._dialled is not None or self.peer is None:
+                raise WireError("ready before hello")
+            return Step(up=True)
+        if self.peer is not None:
+            raise WireError("a second hello")
+        self.peer = frame
+        refusal = self._judge(frame)
+        if refusal is not None:
+            refusal = Refusal(refusal.code, _printable(refusal.message)[:MAX_REASON_CHARS])
+            return Step(send=refusal, refused=f"{refusal.code}: {refusal.message}")
+        if self._dialled is None:
+            return Step(send=self.hello())
+        return Step(send=Ready(), up=True)
+
+    def _judge(self, hello: Hello) -> Refusal | None:
+        mine = self._network.identity
+        address = hello.address
+        if hello.protocol != PROTOCOL:
+            return Refusal(
+                "protocol",
+                f"protocol {hello.protocol}, here {PROTOCOL}: bring both managers to one release",
+            )
+        if not hello.node_id:
+            return Refusal("protocol", f"{address} has no node id")
+        problem = self._address_problem(hello)
+        if problem is not None:
+            return problem
+        unnamed = not hello.cluster and not self._network.named(address, hello.node_id)
+        if unnamed or (hello.cluster and mine.cluster and hello.cluster != mine.cluster):
+            return Refusal(
+                "other-cluster",
+                f"cluster {hello.cluster or '(none)'}, here {mine.cluster or '(none)'}: check raft.members, "
+                "or empty the data directory of the one that is to join, and join again",
+            )
+        if hello.cluster and mine.cluster and hello.generation != mine.generation:
+            return Refusal(
+                "other-generation",
+                f"generation {hello.generation}, here {mine.generation}: the cluster was recovered or "
+                "restored since; empty the data directory of the older one and join again",
+            )
+        if not self._is_member(address):
+            return Refusal("not-a-member", f"{address} is no member here: add it with vimraft site join")
+        if self._dialled is None and not self._network.address < address:
+            return Refusal("protocol", f"{self._network.address} is to be called by greater addresses only")
+        if not self._network.knows(address, hello.node_id):
+            return Refusal(
+                "changed-identity",
+                f"{address} has another node id than before (its disk was emptied or replaced): remove "
+                "that manager from the cluster and join again",
+            )
+        return None
+
+    def _address_problem(self, hello: Hello) -> Refusal | None:
+        """The address is the one that was called, and the one in the certificate."""
+        if self._dialled is not None and hello.address != self._dialled:
+            return Refusal(
+                "wrong-address",
+                f"{self._dialled} calls itself {hello.address}: check network.raft there",
+            )
+        certified = self._certificate_addresses()
+        if certified is not None and hello.address not in certified:
+            return Refusal(
+                "wrong-address",
+                f"the certificate of {hello.address} is for {', '.join(certified) or 'no Raft address'}: "
+                f"vimraft tls issue NAME --raft {hello.address}",
+            )
+        return None
+
+
+def _printable(text: str) -> str:
+    """Of a peer's text, what can go to a log or a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
