@@ -17,3 +17,15 @@ class DirectoryInUse(LogError):
 
 class CorruptData(LogError):
     """A file of the log cannot be trusted. Starting anyway could lose acknowledged changes."""
+
+
+class SyncFailed(LogError):
+    """The disk could not make data durable. What it has is unknown and asking again proves nothing: the
+    process must end."""
+
+
+REMEDY = (
+    "If other managers run: remove this one from the cluster there, empty its data directory and join "
+    "again. Otherwise restore from a backup"
+)
+"""What every CorruptData of a file that other managers also hold advises."""
