@@ -43,6 +43,8 @@ def site(name: str, role: str = "follower", **changes: Any) -> s.SiteStatus:
         nbd_address="127.0.0.1:10809",
         priority=("osaka",),
         installed_index=1234,
+        vote="voter",
+        contact_ms=42,
     )
     return replace(base, **changes)
 
@@ -101,6 +103,42 @@ def event(number: int, severity: str = "info", message: str = "") -> s.EventRepl
     )
 
 
+def member(name: str, role: s.MemberRole = "voter", **changes: Any) -> s.MemberStatus:
+    base = s.MemberStatus(
+        name=name,
+        raft_address=f"127.0.0.1:{7101 + len(name)}",
+        api_url="http://127.0.0.1:7102",
+        role=role,
+        connected=True,
+        last_contact_ms=42,
+        lag=0,
+        applied_index=1234,
+        node_id=f"id-{name}",
+        release="0.1.0",
+        problem="",
+        sites=(name,),
+    )
+    return replace(base, **changes)
+
+
+def membership() -> s.Membership:
+    return s.Membership(
+        members=(
+            member("nagoya"),
+            member("osaka", "leader", last_contact_ms=0),
+            member("sendai", "observer", lag=17, sites=()),
+            member("tokyo"),
+        ),
+        seen_by="osaka",
+        term=7,
+        generation=1,
+        cluster="5f2b9c1e",
+        voters=3,
+        voters_needed=2,
+        voters_reachable=3,
+    )
+
+
 def status() -> s.StatusReply:
     return s.StatusReply(
         cluster_id="5f2b9c1e-demo",
@@ -123,6 +161,7 @@ def status() -> s.StatusReply:
         settings=Settings(),
         version="0.1.0",
         storages=(s.StorageStatus(address="t1", site="tokyo", uri="file:///srv/t1"),),
+        membership=membership(),
     )
 
 
@@ -306,12 +345,25 @@ class FakeService:
         change = MapChange(index=12, at_ms=NOW_MS, who="root@[::1]", what="built", name="db-main")
         return s.HistoryReply(changes=(change,), as_of=self.reply.as_of)
 
-    async def join(self, request: s.JoinRequest, *, who: str) -> s.JoinReply:
-        self._note("join", request, None)
-        return s.JoinReply(cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",))
+    async def members(self) -> s.MembersReply:
+        if self.fault is not None:
+            raise self.fault
+        assert self.reply.membership is not None
+        return s.MembersReply(membership=self.reply.membership, as_of=self.reply.as_of)
 
-    async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> s.DoneReply:
-        return self._done("remove_manager", name, request_id)
+    async def join(self, request: s.JoinRequest, *, who: str, passed: bool) -> s.JoinReply:
+        self._note("join", request, None)
+        return s.JoinReply(
+            cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",), cluster="c", generation=1
+        )
+
+    async def promote(self, name: str, *, who: str, passed: bool) -> s.DoneReply:
+        return self._done("promote", name, None)
+
+    async def remove_manager(
+        self, name: str, *, force: bool, who: str, request_id: str | None, passed: bool
+    ) -> s.DoneReply:
+        return self._done("remove_manager", (name, force), request_id)
 
     async def heartbeat(self, beat: s.Heartbeat) -> None:
         self._note("heartbeat", beat, None)

@@ -1,4 +1,4 @@
-"""Causes into advice: with its parts advice_caller and advice_codes the only place with prose about failures.
+"""Causes into advice: with its parts (advice_*) the only place with prose about failures.
 
 `from_reason` and `from_exception` turn typed causes into an HTTP status, an exit code and an ErrorReply
 whose message names the thing and the cause, and whose remedy says what to do next. The server answers
@@ -24,8 +24,9 @@ from vimraft.api.advice_codes import (
     make_advice,
     unknown_outcome,
 )
+from vimraft.api.advice_members import from_membership_fault
 from vimraft.api.caller_errors import CallerError
-from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refused
+from vimraft.api.errors import DeviceProblem, ManagerUnreachable, MembershipFault, PassedOn, Refused
 from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
@@ -60,7 +61,7 @@ __all__ = [
 
 _LISTING = {
     "cluster": "vimraft status",
-    "manager": "vimraft site ls",
+    "manager": "vimraft manager ls",
     "site": "vimraft site ls",
     "storage": "vimraft storage ls",
     "real volume": "vimraft real ls",
@@ -238,6 +239,8 @@ def from_exception(error: BaseException) -> Advice:
             return from_reason(error.reason)
         case PassedOn():
             return Advice(error.status, exit_code_of(error.reply.code), error.reply)
+        case MembershipFault():
+            return from_membership_fault(error)
         case LogError():
             return from_log_error(error)
         case BackendError():

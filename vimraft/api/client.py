@@ -218,6 +218,9 @@ class Client:
         params: dict[str, str | int] = {} if site is None else {"site": site}
         return self._call("GET", f"/v1/volumes/{_part(name)}/uri", schema.UriReply, params=params)
 
+    def members(self) -> schema.MembersReply:
+        return self._call("GET", "/v1/members", schema.MembersReply)
+
     def job(self, job_id: str) -> schema.JobReply:
         return self._call("GET", f"/v1/jobs/{_part(job_id)}", schema.JobReply)
 
@@ -269,8 +272,13 @@ class Client:
         """Idempotent by the manager's name."""
         return self._call("POST", "/v1/members", schema.JoinReply, body=request)
 
-    def remove_manager(self, name: str) -> schema.DoneReply:
-        return self._call("DELETE", f"/v1/members/{_part(name)}", schema.DoneReply)
+    def promote(self, name: str) -> schema.DoneReply:
+        """Idempotent."""
+        return self._call("POST", f"/v1/members/{_part(name)}/promote", schema.DoneReply)
+
+    def remove_manager(self, name: str, *, force: bool = False) -> schema.DoneReply:
+        params: dict[str, str | int] = {"force": "true"} if force else {}
+        return self._call("DELETE", f"/v1/members/{_part(name)}", schema.DoneReply, params=params)
 
 
 def _part(name: str) -> str:

@@ -44,3 +44,51 @@ class PassedOn(ApiFault):
         super().__init__(reply.message)
         self.reply = reply
         self.status = status
+
+
+class MembershipFault(ApiFault):
+    """A change of the log's members that would not be safe, or makes no sense now."""
+
+    def __init__(self, manager: str) -> None:
+        super().__init__(manager)
+        self.manager = manager
+
+
+class NotInLog(MembershipFault):
+    """The tables know the manager, the log does not (yet)."""
+
+
+class NotCaughtUp(MembershipFault):
+    def __init__(self, manager: str, lag: int | None, detail: str = "") -> None:
+        super().__init__(manager)
+        self.lag = lag
+        self.detail = detail
+
+
+class NoMajorityLeft(MembershipFault):
+    """Without this manager too few of the voters left can be reached."""
+
+    def __init__(self, manager: str, left: tuple[str, ...], silent: tuple[str, ...]) -> None:
+        super().__init__(manager)
+        self.left = left
+        self.silent = silent
+
+
+class LastVoter(MembershipFault):
+    pass
+
+
+class StillAlive(MembershipFault):
+    """A manager that is to be replaced answers."""
+
+    def __init__(self, manager: str, heard: str) -> None:
+        super().__init__(manager)
+        self.heard = heard
+
+
+class IdentityChanged(MembershipFault):
+    """Another data directory than the one that was let in under this name."""
+
+
+class OnlyItself(MembershipFault):
+    """A manager cannot take itself out, and no other can be reached to do it."""

@@ -83,6 +83,10 @@ class SiteStatus(Struct, frozen=True):
     incarnation: str = ""
     installed_index: int = -1
     """Its export and store both serve tables of at least this index; -1: none."""
+    vote: str = ""
+    """What its manager is in the log: voter, observer or joining; '' when not known."""
+    contact_ms: int | None = None
+    """Since the log's leader (or the manager that answers) last heard its manager."""
 
 
 class RealStatus(Struct, frozen=True):
@@ -134,6 +138,7 @@ class StatusReply(Struct, frozen=True):
     settings: Settings
     version: str
     storages: tuple["StorageStatus", ...] = ()
+    membership: "Membership | None" = None
 
 
 class StorageStatus(Struct, frozen=True):
@@ -261,8 +266,14 @@ class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
     peer_address: str
     sites: tuple["JoinSite", ...]
     listening: bool = False
-    """It runs and may be given its vote; before that only the tables learn of it, since a voter that
+    """It runs and may be let into the log; before that only the tables learn of it, since a member that
     does not answer would only weaken the cluster."""
+    node_id: str = ""
+    """Identity of its data directory, once it runs: nobody else may then speak at its address."""
+    observer: bool = False
+    """It shall have full tables and no vote. Without: it is promoted to voter as soon as it has caught up."""
+    replace: bool = False
+    """It comes back with an empty disk in place of the manager of the same name."""
 
 
 class JoinSite(Struct, frozen=True, forbid_unknown_fields=True):
@@ -273,9 +284,88 @@ class JoinSite(Struct, frozen=True, forbid_unknown_fields=True):
 class JoinReply(Struct, frozen=True):
     cluster_id: str
     members: tuple[str, ...]
-    """Raft addresses of the other voters."""
+    """Raft addresses of the other members."""
     api_urls: tuple[str, ...] = ()
     """Of the other managers."""
+    cluster: str = ""
+    """Identity of the log's cluster, which every Raft link shows."""
+    generation: int = 0
+    role: str = "joining"
+    """What it is in the log now."""
+    note: str = ""
+    """Why it is not (yet) more, or what to think of for the number of voters."""
+
+
+MemberRole = Literal["leader", "voter", "observer", "joining"]
+
+
+class Contact(Struct, frozen=True):
+    """Another member of the log, as one manager's node sees it (vimraft.metadata.port.PeerStatus)."""
+
+    address: str
+    node_id: str = ""
+    voter: bool = True
+    connected: bool = False
+    last_contact_ms: int | None = None
+    match_index: int | None = None
+    refused: str = ""
+
+
+class RaftView(Struct, frozen=True):
+    """The log, as one manager's node sees it; travels in its heartbeats."""
+
+    address: str
+    leader: str | None = None
+    role: str = ""
+    node_id: str = ""
+    term: int = 0
+    generation: int = 0
+    cluster: str = ""
+    applied: int = 0
+    commit: int = 0
+    problem: str = ""
+    peers: tuple[Contact, ...] = ()
+
+
+class MemberStatus(Struct, frozen=True):
+    """One manager in the log, seen by the leader's manager (without one: by the one that answers)."""
+
+    name: str
+    """'' for a member that the tables do not name (any more)."""
+    raft_address: str
+    api_url: str
+    role: MemberRole
+    """joining: the tables know it, the log does not (yet, or any more)."""
+    connected: bool
+    last_contact_ms: int | None
+    lag: int | None
+    """Log entries that it is behind the leader; None: not known."""
+    applied_index: int | None
+    """Commands applied to its tables, as its last heartbeat said."""
+    node_id: str
+    release: str
+    problem: str
+    sites: tuple[str, ...] = ()
+
+
+class Membership(Struct, frozen=True):
+    members: tuple[MemberStatus, ...]
+    seen_by: str
+    """The manager whose view of the links this is."""
+    term: int
+    generation: int
+    cluster: str
+    voters: int
+    voters_needed: int
+    """A majority of them."""
+    voters_reachable: int
+    advice: tuple[str, ...] = ()
+    """What an operator should do or know, in words."""
+
+
+class MembersReply(Struct, frozen=True):
+    membership: Membership
+    as_of: AsOf
 
 
 class UriReply(Struct, frozen=True):
@@ -299,6 +389,8 @@ class Heartbeat(Struct, frozen=True):
     installed_index: int = -1
     volumes: dict[str, IoRates] = field(default_factory=dict)
     reals: dict[str, IoRates] = field(default_factory=dict)
+    release: str = ""
+    raft: RaftView | None = None
 
 
 class DoneReply(Struct, frozen=True):

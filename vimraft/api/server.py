@@ -35,6 +35,7 @@ from vimraft.api.schema import (
     JoinReply,
     JoinRequest,
     MapReply,
+    MembersReply,
     PriorityRequest,
     SetRealRequest,
     SettingRequest,
@@ -212,14 +213,37 @@ async def history(
     return await service.history(limit=limit)
 
 
+@get("/v1/members", guards=[require_token])
+async def members(service: Manager) -> MembersReply:
+    return await service.members()
+
+
 @post("/v1/members", guards=[require_token], status_code=200)
-async def join(service: Manager, caller: From, data: JSONBody[JoinRequest]) -> JoinReply:
-    return await service.join(data, who=caller.who)
+async def join(
+    service: Manager, caller: From, data: JSONBody[JoinRequest], passed: FromQuery[bool] = False
+) -> JoinReply:
+    return await service.join(data, who=caller.who, passed=passed)
+
+
+@post("/v1/members/{name:str}/promote", guards=[require_token], status_code=200)
+async def promote(
+    service: Manager, caller: From, name: FromPath[str], passed: FromQuery[bool] = False
+) -> DoneReply:
+    """An observer that has caught up becomes a voter."""
+    return await service.promote(name, who=caller.who, passed=passed)
 
 
 @delete("/v1/members/{name:str}", guards=[require_token], status_code=200)
-async def remove_manager(service: Manager, caller: From, name: FromPath[str]) -> DoneReply:
-    return await service.remove_manager(name, who=caller.who, request_id=caller.request_id)
+async def remove_manager(
+    service: Manager,
+    caller: From,
+    name: FromPath[str],
+    force: FromQuery[bool] = False,
+    passed: FromQuery[bool] = False,
+) -> DoneReply:
+    return await service.remove_manager(
+        name, force=force, who=caller.who, request_id=caller.request_id, passed=passed
+    )
 
 
 @post("/v1/internal/heartbeat", guards=[require_token], status_code=204)
@@ -293,7 +317,9 @@ def make_app(service: Service) -> Litestar:
             set_setting,
             events,
             history,
+            members,
             join,
+            promote,
             remove_manager,
             heartbeat,
             metrics,

@@ -17,6 +17,7 @@ from vimraft.api.schema import (
     JoinReply,
     JoinRequest,
     MapReply,
+    MembersReply,
     PriorityRequest,
     SetRealRequest,
     SettingRequest,
@@ -78,9 +79,17 @@ class Service(Protocol):
 
     async def history(self, *, limit: int) -> HistoryReply: ...
 
-    async def join(self, request: JoinRequest, *, who: str) -> JoinReply: ...
+    async def members(self) -> MembersReply: ...
 
-    async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply: ...
+    async def join(self, request: JoinRequest, *, who: str, passed: bool) -> JoinReply:
+        """`passed`: another manager has passed this call on; do it here."""
+        ...
+
+    async def promote(self, name: str, *, who: str, passed: bool) -> DoneReply: ...
+
+    async def remove_manager(
+        self, name: str, *, force: bool, who: str, request_id: str | None, passed: bool
+    ) -> DoneReply: ...
 
     async def heartbeat(self, beat: Heartbeat) -> None: ...
 

@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from vimraft.api.advice import Advice, exit_code_lines, from_exception, from_usage
-from vimraft.cli import attach, cluster, sites, storages, volumes
+from vimraft.cli import attach, cluster, managers, sites, storages, volumes
 from vimraft.cli.output import Options, ReaderGone
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -61,7 +61,9 @@ def main_options(
     opts.timeout_s = timeout
 
 
+sites.site.command("rm", help="The same as `manager rm`.")(managers.remove)
 app.add_typer(sites.site, name="site")
+app.add_typer(managers.manager, name="manager")
 app.add_typer(storages.storage, name="storage")
 app.add_typer(storages.real, name="real")
 app.add_typer(volumes.vol, name="vol")

@@ -72,9 +72,15 @@ def _complete_sites(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
 
 
+def _members(status: StatusReply) -> set[str]:
+    return {m.name for m in status.membership.members if m.name} if status.membership else set()
+
+
 complete_volume = _complete(lambda status: [volume.name for volume in status.volumes])
 complete_site = _complete(lambda status: [site.name for site in status.sites])
-complete_manager = _complete(lambda status: sorted({site.manager for site in status.sites}))
+complete_manager = _complete(
+    lambda status: sorted({site.manager for site in status.sites} | _members(status))
+)
 complete_real = _complete(lambda status: [real.id for real in status.reals])
 complete_storage = _complete(lambda status: sorted({real.storage for real in status.reals}))
 complete_class = _complete(lambda status: sorted({real.volume_class for real in status.reals}))

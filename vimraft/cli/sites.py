@@ -11,15 +11,17 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from vimraft.api.caller_errors import CannotStart
+from vimraft.api.caller_errors import BadArgument, CannotStart
 from vimraft.api.context import normal_url, read_token
-from vimraft.cli.options import Output, Yes, complete_manager, complete_site, confirm, options, split_names
+from vimraft.cli.options import Output, Yes, complete_site, confirm, options, split_names
 from vimraft.cli.output import Format
 from vimraft.cli.site_template import site_template
 from vimraft.console import render
 
 site = typer.Typer(no_args_is_help=True, help="Sites and their managers.")
 
+ViaOption = Annotated[str, typer.Option("--via", metavar="URL", help="API of a manager of the cluster")]
+ClusterTokenOption = Annotated[Path, typer.Option("--token-file", help="the cluster's API token")]
 ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="the manager's site.toml")]
 
 
@@ -27,7 +29,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="th
 def run(ctx: typer.Context, config: ConfigOption) -> None:
     """Run a site manager in the foreground until SIGTERM (SIGHUP: leave its data plane serving)."""
     from vimraft.site.config import ConfigError
-    from vimraft.site.main import StartError
+    from vimraft.site.directory import StartError
     from vimraft.site.main import run as run_manager
 
     options(ctx).close()
@@ -44,26 +46,68 @@ def run(ctx: typer.Context, config: ConfigOption) -> None:
 def join(
     ctx: typer.Context,
     config: ConfigOption,
-    via: Annotated[str, typer.Option("--via", metavar="URL", help="API of a manager of the cluster")],
-    token_file: Annotated[Path, typer.Option("--token-file", help="the cluster's API token")],
+    via: ViaOption,
+    token_file: ClusterTokenOption,
+    observer: Annotated[
+        bool, typer.Option("--observer", help="full tables, no vote (promote it with: manager promote)")
+    ] = False,
+    replace: Annotated[
+        str | None,
+        typer.Option("--replace", metavar="NAME", help="come back with an empty disk as manager NAME"),
+    ] = None,
     run_after: Annotated[bool, typer.Option("--run", help="go on as `site run`")] = False,
+    yes: Yes = False,
     _output: Output = Format.TABLE,
 ) -> None:
-    """Let this manager into a running cluster; it receives everything by snapshot and log."""
+    """Let this manager into a running cluster; it receives everything by snapshot and log.
+
+    It becomes a voter as soon as it has caught up, or stays an observer.
+    """
+    join_cluster(ctx, config, via, token_file, observer=observer, replace=replace, yes=yes)
+    if run_after:
+        run(ctx, config)
+    else:
+        options(ctx).say(f"start it with: vimraft site run --config {config}")
+
+
+def join_cluster(
+    ctx: typer.Context,
+    config: Path,
+    via: str,
+    token_file: Path,
+    *,
+    observer: bool,
+    replace: str | None,
+    yes: bool,
+) -> None:
+    """Also for `manager replace`."""
     from vimraft.site.config import ConfigError, load_config
-    from vimraft.site.join import join as join_cluster
+    from vimraft.site.directory import StartError
+    from vimraft.site.join import join as join_running
 
     opts = options(ctx)
     try:
         loaded = load_config(config)
     except ConfigError as error:
         raise CannotStart("usage", str(error)) from None
-    reply = join_cluster(loaded, normal_url(via), read_token(token_file))
+    if replace is not None:
+        if replace != loaded.manager:
+            raise BadArgument("--replace", replace, f"{loaded.manager}, the manager of {config}")
+        confirm(
+            ctx, yes, f"replacing manager {replace}: the one before it, and its data plane, are off for good"
+        )
+    try:
+        reply = join_running(
+            loaded, normal_url(via), read_token(token_file), observer=observer, replace=replace is not None
+        )
+    except StartError as error:
+        raise CannotStart("local", str(error)) from None
     said = f"manager {loaded.manager} is a member of cluster {reply.cluster_id}"
-    following = "" if run_after else f"; start it with: vimraft site run --config {config}"
-    opts.data(reply, lambda: Text(said + following))
-    if run_after:
-        run(ctx, config)
+    if observer:
+        said += ", as an observer"
+    opts.data(reply, lambda: Text(said))
+    if reply.note:
+        opts.note(reply.note)
 
 
 @site.command("init")
@@ -105,17 +149,3 @@ def priority(
     opts.data(
         reply, lambda: Text(f"after {name} space is looked for at: {', '.join(names) or 'no other site'}")
     )
-
-
-@site.command("rm")
-def remove(
-    ctx: typer.Context,
-    manager: Annotated[str, typer.Argument(help="the manager", autocompletion=complete_manager)],
-    yes: Yes = False,
-    _output: Output = Format.TABLE,
-) -> None:
-    """Take a manager out of the cluster; it must own no volume and no storage any more."""
-    confirm(ctx, yes, f"removing site manager {manager} from the cluster")
-    opts = options(ctx)
-    reply = opts.client().remove_manager(manager)
-    opts.data(reply, lambda: Text(f"site manager {manager} is no member any more"))

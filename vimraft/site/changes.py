@@ -17,8 +17,6 @@ from vimraft.api.schema import (
     DoneReply,
     GrowRequest,
     JobReply,
-    JoinReply,
-    JoinRequest,
     PriorityRequest,
     SetRealRequest,
     SettingRequest,
@@ -34,11 +32,8 @@ from vimraft.core.commands import (
     DeleteVolume,
     GrowVolume,
     Rejected,
-    RemoveManager,
     RemoveRealVolume,
-    RemoveSite,
     RemoveStorage,
-    SetManager,
     SetRealVolumeState,
     SetSetting,
     SetSite,
@@ -47,14 +42,13 @@ from vimraft.core.commands import (
 from vimraft.core.ids import (
     MAX_VOLUME_BYTES,
     SECTOR_BYTES,
-    ManagerName,
     RealId,
     SiteName,
     StorageAddress,
     VolumeName,
 )
-from vimraft.core.reasons import Exists, Invalid, NotFound
-from vimraft.core.tables import Manager, Site, Storage, Volume
+from vimraft.core.reasons import Invalid, NotFound
+from vimraft.core.tables import Storage, Volume
 from vimraft.data.prepare import PrepareRequest, prepare
 from vimraft.metadata.port import LogError
 from vimraft.site import devices
@@ -268,53 +262,6 @@ class ChangeOperations:
         self, name: str, request: SettingRequest, *, who: str, request_id: str | None
     ) -> DoneReply:
         return await self._done(SetSetting(name=name, value=request.value), who, request_id)
-
-    async def join(self, request: JoinRequest, *, who: str) -> JoinReply:
-        """Lets one more manager in: tables first, then (once it runs) the vote. Asked again, it changes
-        nothing."""
-        state = await self.site.fresh_state()
-        manager = Manager(
-            name=ManagerName(request.manager),
-            raft_address=request.raft_address,
-            api_url=request.api_url,
-            nbd_address=request.nbd_address,
-            peer_address=request.peer_address,
-        )
-        known = state.managers.get(manager.name)
-        if known is not None and known != manager:
-            raise Refused(Exists("manager", manager.name))
-        for site in request.sites:
-            holder = state.sites.get(SiteName(site.name))
-            if holder is not None and holder.manager != manager.name:
-                raise Refused(Exists("site", site.name))
-        await self._commit(SetManager(manager=manager), who, None)
-        for site in request.sites:
-            priority = tuple(SiteName(s) for s in site.priority)
-            await self._commit(
-                SetSite(site=Site(name=SiteName(site.name), manager=manager.name, priority=priority)),
-                who,
-                None,
-            )
-        if request.listening:
-            await self.site.log.add_member(manager.raft_address, deadline_ms=PROPOSE_MS)
-        state = self.site.state
-        others = [m for m in state.managers.values() if m.name != manager.name]
-        return JoinReply(
-            cluster_id=state.cluster_id,
-            members=tuple(sorted(m.raft_address for m in others)),
-            api_urls=tuple(sorted(m.api_url for m in others)),
-        )
-
-    async def remove_manager(self, name: str, *, who: str, request_id: str | None) -> DoneReply:
-        """With its sites, if these have no storages left. One that runs notices and does not come back."""
-        state = await self.site.fresh_state()
-        manager = state.managers.get(ManagerName(name))
-        for site in sorted(s.name for s in state.sites.values() if s.manager == name):
-            await self._commit(RemoveSite(name=site), who, None)
-        reply = await self._done(RemoveManager(name=ManagerName(name)), who, request_id)
-        if manager is not None:
-            await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
-        return reply
 
 
 def _sectors(size_bytes: int) -> int:

@@ -17,6 +17,7 @@ from vimraft.site.catalogue import Catalogue, NewEvent
 from vimraft.site.config import Config
 from vimraft.site.feeder import Feeder
 from vimraft.site.jobs import Jobs
+from vimraft.site.member_views import refusal
 from vimraft.site.rates import RateBoard
 from vimraft.site.supervisor import Supervisor
 
@@ -80,7 +81,15 @@ class SiteContext:
                 return f"its {role} process is down"
             if self.feeders[role].hello is None:
                 return f"its {role} process does not answer the manager"
-        if not self.log.status().has_quorum:
+        raft = self.log.status()
+        if raft.problem:
+            return raft.problem
+        if raft.role == "joining":
+            return "not in the log (yet): its tables are not kept up"
+        why = refusal(raft)
+        if why:
+            return f"refused by the others: {why}; see: vimraft manager show {self.me}"
+        if not raft.has_quorum:
             return "no quorum: tables may be old, changes wait"
         return ""
 

@@ -66,7 +66,8 @@ async def keep_registered(site: SiteContext) -> None:
         elif registered:
             log.error("manager.removed", manager=site.me)
             return
-        command = next_step(site)
+        # Who is in no log yet (a new manager, or one that comes back with an empty disk) has no say.
+        command = next_step(site) if site.log.status().role != "joining" else None
         if command is None:
             await asyncio.sleep(RETRY_S if _waits_for_sites(site) else CHECK_S)
             continue

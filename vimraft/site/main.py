@@ -7,7 +7,6 @@ May live here: locking, logging, signals, and the HTTP server's life.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -15,7 +14,6 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,8 @@ from vimraft.metadata.port import Log, LogError
 from vimraft.metadata.pysyncobj import PySyncObjConfig, open_log
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.config import Config, ConfigError, load_config, split_address
-from vimraft.site.join import joined_members, write_durably
+from vimraft.site.directory import StartError, locked, write_durably
+from vimraft.site.join import read_joined
 from vimraft.site.manager import SiteManager
 from vimraft.site.supervisor import AddressInUse
 
@@ -38,17 +37,13 @@ API_BACKLOG = 256
 API_STOP_S = 3
 
 
-class StartError(Exception):
-    """The manager cannot start: names the thing, the cause and the remedy."""
-
-
 def run(config_path: Path) -> int:
     """Returns when the manager has stopped. Raises ConfigError and StartError."""
     config = load_config(config_path)
     _configure_logging(config.log_level)
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
     _check_socket_paths(config)
-    with _locked(config):
+    with locked(config):
         return asyncio.run(_serve(config))
 
 
@@ -89,32 +84,6 @@ def _check_socket_paths(config: Config) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(config: Config) -> Iterator[None]:
-    """One manager per data directory, proven by a lock that dies with its process."""
-    try:
-        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(config.data_dir / "manager.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(
-            f"data_dir {config.data_dir}: {error.strerror}; make it writable for this user"
-        ) from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            raise StartError(
-                f"data_dir {config.data_dir} is in use by site manager process {holder or '?'}; "
-                "stop that one, or give this one a data_dir of its own"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)
-
-
 def _token(config: Config) -> str:
     path = config.token_file or config.data_dir / "api.token"
     try:
@@ -130,8 +99,9 @@ def _token(config: Config) -> str:
 
 
 async def _open_log(config: Config) -> Log:
+    joined = read_joined(config.data_dir)  # first: one that was replaced may still list raft.members
     forming = config.raft.members
-    members = {*forming, config.network.raft} if forming else set(joined_members(config.data_dir))
+    members = set(joined.members) if joined else {*forming, config.network.raft} if forming else set()
     if not members:
         raise StartError(
             f"manager {config.manager} belongs to no cluster: list raft.members in its configuration, "

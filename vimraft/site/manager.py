@@ -18,6 +18,8 @@ from typing import Any
 
 import structlog
 
+from vimraft import __version__
+from vimraft.api.advice_members import refused_advice
 from vimraft.api.schema import Heartbeat
 from vimraft.core.commands import Applied, Rejected, ReopenVolumes, SetRealVolumeState
 from vimraft.core.ids import RealId, StorageAddress
@@ -33,8 +35,10 @@ from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.feeder import Feeder
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
-from vimraft.site.join import ask_for_vote
+from vimraft.site.join import ask_for_seat
 from vimraft.site.lease import LeaseKeeper
+from vimraft.site.member_views import raft_view, refusal
+from vimraft.site.membership import MemberOperations
 from vimraft.site.planes import spawn_plane
 from vimraft.site.reads import ReadOperations
 from vimraft.site.releases import ReleaseWorker
@@ -50,7 +54,7 @@ RECHECK_FAILED_S = 5.0
 RETRY_S = 1.0
 
 
-class SiteManager(ReadOperations, ChangeOperations):
+class SiteManager(ReadOperations, ChangeOperations, MemberOperations):
     """One running manager; also the Service behind its API."""
 
     def __init__(self, config: Config, token: str, replicated_log: Log, catalogue: Catalogue) -> None:
@@ -91,6 +95,7 @@ class SiteManager(ReadOperations, ChangeOperations):
         self._reopened_life = -1
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_leader: str | None = None
+        self._members_lock = asyncio.Lock()
 
     def _supervisor(self, role: Role, address: str) -> Supervisor:
         run_dir = self.config.data_dir / "run"
@@ -125,7 +130,7 @@ class SiteManager(ReadOperations, ChangeOperations):
         self._lease.start()
         self._releases.start()
         self._spawn(keep_registered(self.site))
-        self._spawn(ask_for_vote(self.config, self.token, received=lambda: self.site.state.index > 0))
+        self._spawn(ask_for_seat(self.config, self.token, self.site.log))
         self._spawn(self._save_tables())
         self._spawn(self._record_load())
         self._spawn(self._recheck_failed())
@@ -238,6 +243,8 @@ class SiteManager(ReadOperations, ChangeOperations):
             installed_index=self.site.installed_index(),
             volumes=self.site.volume_rates.rates(),
             reals=my_reals(self.site),
+            release=__version__,
+            raft=raft_view(self.site.log.status()),
         )
 
     # background
@@ -335,7 +342,12 @@ class SiteManager(ReadOperations, ChangeOperations):
                 log.error("catalogue.load_not_saved", cause=str(error))
 
     async def _watch_leader(self) -> None:
+        refused = ""
         while True:
+            why = refusal(self.site.log.status())
+            if why != refused:
+                refused = why
+                await self._say_refused(why)
             leader = self.site.log.status().leader_address
             if leader != self._seen_leader:
                 self._seen_leader = leader
@@ -343,3 +355,12 @@ class SiteManager(ReadOperations, ChangeOperations):
                     "manager.leader_changed", leader or "-", "info", f"leader is now {leader or 'nobody'}"
                 )
             await asyncio.sleep(0.5)
+
+    async def _say_refused(self, why: str) -> None:
+        if not why:
+            log.info("manager.let_in")
+            return
+        by = tuple(peer.address for peer in self.site.log.status().peers if peer.refused)
+        advice = refused_advice(self.config.manager, by, why)
+        log.error("manager.refused", advice=advice)
+        await self.site.record("manager.refused", self.config.manager, "error", advice)

@@ -29,6 +29,7 @@ from vimraft.core.tables import State, Volume
 from vimraft.site.config import split_address
 from vimraft.site.context import SiteContext
 from vimraft.site.health import Health
+from vimraft.site.member_views import membership
 from vimraft.site.other_managers import ask
 from vimraft.site.render import (
     MAX_REPLY_SEGMENTS,
@@ -62,6 +63,7 @@ class ReadOperations:
         raft = self.site.log.status()
         beats = [self.health.latest(name) for name in state.managers]
         newest = max([state.index, *(beat[0].index for beat in beats if beat)])
+        members = membership(state, raft, self.health, self.site.me)
         releasing: dict[RealId, int] = {}
         for release in state.releases.values():
             for real, units in release_units(state, release).items():
@@ -75,7 +77,7 @@ class ReadOperations:
             leader=leader,
             as_of=self.site.as_of(),
             sites=tuple(
-                site_status(state, self.health, state.sites[name], raft.leader_address, newest)
+                site_status(state, self.health, state.sites[name], members, newest)
                 for name in sorted(state.sites)
             ),
             reals=tuple(
@@ -92,6 +94,7 @@ class ReadOperations:
                 StorageStatus(address=storage.address, site=storage.site, uri=storage.uri)
                 for _, storage in sorted(state.storages.items())
             ),
+            membership=members,
         )
 
     async def table(self, which: str, *, name: str | None, offset: int, limit: int) -> TableReply:

@@ -65,6 +65,9 @@ class ReleaseWorker:
             log.warning("release.not_zeroed", volume=release.volume, cause=str(error))
             return False
         try:
+            # After the confirmation others are given this space. A power loss must not bring back tables
+            # here that still map it to the deleted volume.
+            await self._site.log.persist(deadline_ms=PROPOSE_MS)
             await self._site.log.propose(
                 ConfirmRelease(manager=self._site.me, release_id=release.release_id),
                 who=self._site.me,

@@ -7,6 +7,7 @@ from itertools import islice
 
 from vimraft.api.schema import (
     IoRates,
+    Membership,
     Pids,
     RealStatus,
     ReplicaStatus,
@@ -125,13 +126,12 @@ def real_status(state: State, health: Health, real: RealVolume, releasing_units:
     )
 
 
-def site_status(
-    state: State, health: Health, site: Site, leader_address: str | None, newest: int
-) -> SiteStatus:
+def site_status(state: State, health: Health, site: Site, members: Membership, newest: int) -> SiteStatus:
     manager = state.managers[site.manager]
     latest = health.latest(site.manager)
     up = health.is_up(site.manager)
-    leads = manager.raft_address == leader_address
+    member = next((m for m in members.members if m.raft_address == manager.raft_address), None)
+    leads = member is not None and member.role == "leader"
     if latest is None:
         problem = "not heard from yet"
     elif not up:
@@ -152,6 +152,8 @@ def site_status(
         priority=site.priority,
         incarnation=latest[0].incarnation if latest else "",
         installed_index=latest[0].installed_index if latest else -1,
+        vote="" if member is None else "voter" if leads else member.role,
+        contact_ms=member.last_contact_ms if member else None,
     )
 
 

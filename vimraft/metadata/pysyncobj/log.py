@@ -26,7 +26,15 @@ from vimraft.core.commands import Barrier, Command, Outcome, Rejected
 from vimraft.core.ids import ClientId
 from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State
-from vimraft.metadata.port import LogError, LogStatus, PeerStatus, Subscriber, Unavailable, UnknownOutcome
+from vimraft.metadata.port import (
+    LogError,
+    LogStatus,
+    MemberRole,
+    PeerStatus,
+    Subscriber,
+    Unavailable,
+    UnknownOutcome,
+)
 from vimraft.metadata.pysyncobj.config import MAX_COMMAND_BYTES, PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import AddressInUse
 from vimraft.metadata.pysyncobj.files import DirectoryLock
@@ -128,6 +136,7 @@ class PySyncObjLog:
         published = self._node.published
         assert published is not None
         taken, status = published
+        role: MemberRole = "voter" if self._node.is_member else "joining"
         if self._closed or time.monotonic() - taken > self._config.fallback_ms / 1000:
             return LogStatus(
                 self_address=status.self_address,
@@ -139,9 +148,10 @@ class PySyncObjLog:
                 raft_commit=status.raft_commit,
                 log_entries=status.log_entries,
                 members=dict.fromkeys(status.members, False),
+                role=role,
                 peers=_peers(dict.fromkeys(status.members, False)),
             )
-        return structs.replace(status, peers=_peers(status.members))
+        return structs.replace(status, role=role, peers=_peers(status.members))
 
     # --- proposing ----------------------------------------------------------------------------
 
