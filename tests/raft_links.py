@@ -1,0 +1,120 @@
+"""Two ends of Raft links in one process, for tests: a node that only ticks and remembers."""
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from pysyncobj.monotonic import monotonic
+from pysyncobj.node import Node, TCPNode
+from pysyncobj.poller import createPoller
+
+from vimraft.metadata import certificates
+from vimraft.metadata.pysyncobj.handshake import NetworkIdentity, TlsFiles
+from vimraft.metadata.pysyncobj.member_transport import MemberTransport
+
+CLUSTER = "11111111-2222-3333-4444-555555555555"
+
+
+class FakeIdentity(Struct, frozen=True):
+    node_id: str
+    cluster: str = CLUSTER
+    generation: int = 1
+
+
+class LinkEnd:
+    """One node: its transport, and what it saw. Remembers node ids as the real one does."""
+
+    def __init__(
+        self,
+        address: str,
+        others: Sequence[str],
+        *,
+        identity: FakeIdentity | None = None,
+        tls: TlsFiles | None = None,
+        known: dict[str, str] | None = None,
+        idle_s: float = 3.5,
+    ) -> None:
+        self.address = address
+        self.known = {} if known is None else known
+        self.network = NetworkIdentity(
+            identity=identity or FakeIdentity(f"id-of-{address}"),
+            address=address,
+            tls=tls,
+            knows=lambda other, node_id: self.known.setdefault(other, node_id) == node_id,
+        )
+        self.clock = monotonic
+        self.raftCurrentTerm = 3
+        self.conf = SimpleNamespace(connectionTimeout=idle_s)
+        self._poller = createPoller("auto")
+        self._callbacks: list[Callable[[], None]] = []
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.connected: list[str] = []
+        self.nodes: dict[str, Node] = {other: TCPNode(other) for other in others}
+        self.links = MemberTransport(self, TCPNode(address), set(self.nodes.values()))
+        self.links.setOnMessageReceivedCallback(lambda node, m: self.received.append((node.id, m)))
+        self.links.setOnNodeConnectedCallback(lambda node: self.connected.append(node.id))
+        self.links.setOnNodeDisconnectedCallback(lambda node: self.connected.remove(node.id))
+        self.links.tryGetReady()
+
+    def addOnTickCallback(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def round(self, wait_s: float = 0.002) -> None:
+        for callback in self._callbacks:
+            callback()
+        self._poller.poll(wait_s)
+
+    def send(self, other: str, message: dict[str, Any]) -> bool:
+        sent = self.links.send(self.nodes[other], message)
+        self.links.release()
+        return sent
+
+    def sees(self, other: str) -> bool:
+        return self.links.is_connected(self.nodes[other])
+
+    def why(self, other: str) -> str:
+        return self.links.refusals.get(other, "")
+
+    def close(self) -> None:
+        self.links.destroy()
+
+
+def run_until(ends: Sequence[LinkEnd], condition: Callable[[], Any], what: str, timeout_s: float = 8) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        for end in ends:
+            end.round()
+
+
+def run_for(ends: Sequence[LinkEnd], seconds: float) -> None:
+    """For what must *not* happen."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for end in ends:
+            end.round()
+
+
+class Authority:
+    """A CA in a directory, and certificates from it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        certificates.make_ca(directory, "test")
+        self._made = 0
+
+    def issue(self, address: str, *, days: int = 30) -> TlsFiles:
+        self._made += 1
+        cert, key = certificates.issue(f"m{self._made}", address, self.directory, self.directory, days)
+        return TlsFiles(ca=str(self.directory / "ca.crt"), cert=str(cert), key=str(key))
+
+    def issue_expired(self, address: str, monkeypatch: pytest.MonkeyPatch) -> TlsFiles:
+        past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=10)
+        with monkeypatch.context() as patch:
+            patch.setattr(certificates, "_now", lambda: past)
+            return self.issue(address, days=1)
