@@ -102,7 +102,9 @@ def remove_manager(state: State, command: RemoveManager) -> Change | Reason:
     users = [f"site {site.name}" for site in state.sites.values() if site.manager == command.name]
     users += [f"virtual volume {v.name}" for v in state.volumes.values() if v.owner == command.name]
     users += [
-        f"release {r.release_id} of {r.volume}" for r in state.releases.values() if command.name in r.waiting
+        f"release {r.release_id} of {r.volume or 'space to be zeroed again'}"
+        for r in state.releases.values()
+        if command.name in r.waiting
     ]
     if users:
         return InUse("manager", command.name, checks.listed(users))

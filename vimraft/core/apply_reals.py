@@ -7,8 +7,8 @@ again; INV-9: a storage goes only without real volumes.
 
 import msgspec
 
-from vimraft.core import checks
-from vimraft.core.change import Change, users_of
+from vimraft.core import checks, levels
+from vimraft.core.change import Change, unit_sectors, units_of, users_of
 from vimraft.core.commands import (
     AddRealVolume,
     RemoveRealVolume,
@@ -18,7 +18,7 @@ from vimraft.core.commands import (
 )
 from vimraft.core.ids import RealId
 from vimraft.core.reasons import Exists, InUse, Invalid, NotFound, Reason
-from vimraft.core.tables import RealVolume, Run, State, Storage
+from vimraft.core.tables import RealVolume, Release, Run, State, Storage
 
 
 def _on_storage(state: State, storage: Storage) -> list[str]:
@@ -123,11 +123,25 @@ def set_real_state(state: State, command: SetRealVolumeState) -> Change | Reason
     return Change(changed, f"real-{command.state}", str(real.id), real=real)
 
 
+def _unclean_releases(state: State, id_: RealId) -> list[Release]:
+    """Releases of space that no volume is known to have held (see `rebirth`): each lies on one real volume.
+    What leaves the pool need not be zeroed."""
+    return [
+        r for r in state.releases.values() if not r.volume and r.segments and r.segments[0].real_id == id_
+    ]
+
+
 def remove_real(state: State, command: RemoveRealVolume) -> Change | Reason:
     real = _find(state, RealId(command.storage, command.lun))
     if isinstance(real, NotFound):
         return real
-    if real.free_units != real.capacity_units:
+    unclean = _unclean_releases(state, real.id) if state.level >= levels.REMOVES_UNCLEAN else []
+    per_unit = unit_sectors(state)
+    dirty = sum([units_of(segment, per_unit).count for release in unclean for segment in release.segments])
+    if real.free_units + dirty != real.capacity_units:
         return InUse("real volume", str(real.id), checks.listed(users_of(state, {real.id})))
-    removed = state._replace(reals=state.reals.delete(real.id))
+    releases = state.releases.mutate()
+    for release in unclean:
+        del releases[release.release_id]
+    removed = state._replace(reals=state.reals.delete(real.id), releases=releases.finish())
     return Change(removed, "real-removed", str(real.id), real=real)

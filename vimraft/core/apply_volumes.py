@@ -275,7 +275,8 @@ def confirm_release(state: State, command: ConfirmRelease) -> Change | Reason:
         real = state.reals[RealId(storage, lun)]
         free[real.id] = give(real.free, runs)
     after = _with_free(state, free)._replace(releases=state.releases.delete(release.release_id))
-    return Change(after, "released", release.volume)
+    name = release.volume or ", ".join(sorted({str(segment.real_id) for segment in release.segments}))
+    return Change(after, "released", name)
 
 
 def reopen(state: State, command: ReopenVolumes) -> Change | Reason:

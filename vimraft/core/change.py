@@ -61,4 +61,4 @@ def users_of(state: State, reals: set[RealId]) -> Iterator[str]:
             yield f"virtual volume {volume.name}"
     for release in state.releases.values():
         if not reals.isdisjoint(reals_of(release.segments)):
-            yield f"release {release.release_id} of {release.volume}"
+            yield f"release {release.release_id} of {release.volume or 'space to be zeroed again'}"
