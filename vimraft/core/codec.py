@@ -5,7 +5,7 @@ May live here: encoding only. Equal values give equal bytes (maps are written so
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from vimraft.core.codec_first import decode_first_request
 from vimraft.core.commands import Applied, Command, FormCluster, Outcome, Rejected, Request, SetLevel
 from vimraft.core.history import weight
 from vimraft.core.ids import ClientId, ManagerName, VolumeName
+from vimraft.core.pieces import pieces
 from vimraft.core.tables import (
     ClientResult,
     Lease,
@@ -121,26 +122,34 @@ def _sorted_values(table: "Map[Any, T]") -> list[T]:
     return [table[key] for key in sorted(table)]
 
 
-def encode_state(state: State) -> bytes:
-    return _encode(
-        _Snapshot(
-            index=state.index,
-            cluster_id=state.cluster_id,
-            settings=state.settings,
-            managers=_sorted_values(state.managers),
-            sites=_sorted_values(state.sites),
-            storages=_sorted_values(state.storages),
-            reals=_sorted_values(state.reals),
-            volumes=_sorted_values(state.volumes),
-            releases=_sorted_values(state.releases),
-            leases=_sorted_values(state.leases),
-            clients=sorted(state.clients.items()),
-            history=list(state.history),
-            next_release_id=state.next_release_id,
-            next_local_number=state.next_local_number,
-        ),
-        state.level,
+def _raw(state: State) -> _Snapshot:
+    return _Snapshot(
+        index=state.index,
+        cluster_id=state.cluster_id,
+        settings=state.settings,
+        managers=_sorted_values(state.managers),
+        sites=_sorted_values(state.sites),
+        storages=_sorted_values(state.storages),
+        reals=_sorted_values(state.reals),
+        volumes=_sorted_values(state.volumes),
+        releases=_sorted_values(state.releases),
+        leases=_sorted_values(state.leases),
+        clients=sorted(state.clients.items()),
+        history=list(state.history),
+        next_release_id=state.next_release_id,
+        next_local_number=state.next_local_number,
     )
+
+
+def encode_state(state: State) -> bytes:
+    return _encode(_raw(state), state.level)
+
+
+def encode_state_pieces(state: State) -> Iterator[bytes]:
+    """The bytes of `encode_state`, a bounded part at a time."""
+    assert levels.readable(state.level)
+    yield bytes([state.level])
+    yield from pieces(_raw(state), _encoder.encode)
 
 
 def decode_state(data: bytes) -> State:
