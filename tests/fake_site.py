@@ -174,6 +174,9 @@ class FakeService:
         """(operation, body or name, request id) of every change asked for."""
         self.fault: Exception | None = None
         """Raised by every operation while it is set."""
+        self.join_reply = s.JoinReply(
+            cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",), cluster="c", generation=1
+        )
         self.jobs: dict[str, list[s.JobReply]] = {}
         """Answers to polls, the last one for ever."""
 
@@ -353,9 +356,7 @@ class FakeService:
 
     async def join(self, request: s.JoinRequest, *, who: str, passed: bool) -> s.JoinReply:
         self._note("join", request, None)
-        return s.JoinReply(
-            cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",), cluster="c", generation=1
-        )
+        return self.join_reply
 
     async def promote(self, name: str, *, who: str, passed: bool) -> s.DoneReply:
         return self._done("promote", name, None)

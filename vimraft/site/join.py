@@ -5,8 +5,9 @@ asks to be let into the log (as an observer first, so that a slow newcomer never
 for its vote once it has caught up, and receives everything by snapshot and log.
 
 A manager that comes back with an empty disk joins in the same way, in place of the one before it
-(`replace`). Whatever log still lies in its data directory is set aside, never deleted: a log that the
-cluster has given up must not be continued. Each step can be repeated after any interruption.
+(`replace`); so does one that was removed. Whatever log still lies in the data directory is then set aside,
+never deleted: a log that the cluster has given up must not be continued. Each step can be repeated after
+any interruption.
 """
 
 import asyncio
@@ -60,8 +61,10 @@ def _join_locked(config: Config, via_url: str, token: str, *, observer: bool, re
             _check_same_cluster(config, before, client.status().cluster_id)
         request = _request(config, listening=False, observer=observer, replace=replace)
         reply = client.join(request)
-    if holds_log and replace:
+    seated = before is not None and before.seated and holds_log
+    if holds_log and (replace or (seated and reply.role == "joining")):  # replaced, or removed since
         _set_aside(config.data_dir)
+        seated = False
     write_durably(config.token_file or config.data_dir / "api.token", f"{token}\n".encode(), mode=0o600)
     joined = Joined(
         cluster_id=reply.cluster_id,
@@ -70,7 +73,7 @@ def _join_locked(config: Config, via_url: str, token: str, *, observer: bool, re
         cluster=reply.cluster,
         generation=reply.generation,
         observer=observer,
-        seated=before is not None and before.seated and holds_log and not replace,
+        seated=seated,
     )
     _remember(config.data_dir, joined)
     return reply
@@ -86,8 +89,8 @@ def _check_same_cluster(config: Config, before: Joined | None, cluster_id: str) 
     if before is None:
         raise StartError(
             f"{raft} holds a log already: start that manager with: vimraft site run. To give that log up and "
-            f"come back empty: vimraft site join --replace {config.manager} …; for a new manager choose "
-            "another data_dir"
+            f"come back empty: vimraft site join --replace {config.manager} …; one that was removed from the "
+            "cluster: move that directory away first"
         )
     if before.cluster_id != cluster_id:
         raise StartError(

@@ -105,7 +105,7 @@ async def _open_log(config: Config) -> Log:
     if not members:
         raise StartError(
             f"manager {config.manager} belongs to no cluster: list raft.members in its configuration, "
-            "or join a running one with: vimraft site join"
+            "or join a running one with: vimraft site join (with --replace if its disk was lost)"
         )
     try:
         return await _open_pysyncobj(config, members)

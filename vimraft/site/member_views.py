@@ -13,6 +13,8 @@ from vimraft.core.tables import Manager, State
 from vimraft.metadata.port import LogStatus, PeerStatus
 from vimraft.site.health import SILENT_AFTER_S, Health
 
+CHANGED_IDENTITY: Final = "changed-identity"
+"""In a refusal: another data directory than before. See vimraft.metadata.pysyncobj.handshake."""
 SILENT_AFTER_MS: Final = int(SILENT_AFTER_S * 1000)
 
 
@@ -55,10 +57,12 @@ def raft_view(raft: LogStatus) -> RaftView:
 
 def refusal(raft: LogStatus) -> str:
     """Why nobody lets this node in ('' while somebody does): then it can do nothing about it itself."""
-    refused = [peer for peer in raft.peers if peer.refused]
+    refused = [peer.refused for peer in raft.peers if peer.refused]
+    if raft.role == "joining":  # strangers are refused as such until they are let in
+        refused = [why for why in refused if CHANGED_IDENTITY in why]
     if raft.has_quorum or not refused or any(reachable(peer) for peer in raft.peers):
         return ""
-    return refused[0].refused
+    return next((why for why in refused if CHANGED_IDENTITY in why), refused[0])
 
 
 def membership(state: State, raft: LogStatus, health: Health, me: str) -> Membership:

@@ -91,6 +91,7 @@ class MemberOperations:
                 await self._replace(state, manager, request, who)
             else:
                 await self._register(state, manager, request, who)
+                role = self._role_of(manager)
         return self._join_reply(manager, role, note or self._voters_note(manager, request))
 
     def _join_reply(self, manager: Manager, role: str, note: str) -> JoinReply:
@@ -274,6 +275,12 @@ class MemberOperations:
         raft = self.site.log.status()
         voters = {peer.address: reachable(peer) for peer in raft.peers if peer.voter}
         return {**voters, raft.self_address: True} if raft.role == "voter" else voters
+
+    def _role_of(self, manager: Manager) -> str:
+        peer = self._peer(manager.raft_address)
+        if peer is None:
+            return "voter" if self._is_voter(manager) else "joining"
+        return "voter" if peer.voter else "observer"
 
     def _is_voter(self, manager: Manager) -> bool:
         return manager.raft_address in self._voters()
