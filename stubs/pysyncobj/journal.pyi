@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from typing import Any
+
+loads: Callable[[bytes], Any]
 Entry = tuple[bytes, int, int]
 
 class Journal:

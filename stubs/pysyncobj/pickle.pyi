@@ -1,3 +1,7 @@
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
-def loads(data: bytes) -> Any: ...
+loads: Callable[[bytes], Any]
+load: Callable[[BinaryIO], Any]
+
+def dumps(obj: object, protocol: int | None = None) -> bytes: ...

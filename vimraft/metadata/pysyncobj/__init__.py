@@ -17,6 +17,11 @@ term and there is no pre-vote; peers are not authenticated and messages are pick
 must be reachable by members only.
 """
 
+# ruff: noqa: E402
+from vimraft.metadata.pysyncobj.unpickle import install
+
+install()  # before any other module binds PySyncObj's own
+
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import AddressInUse, CorruptData, DirectoryInUse, Misconfigured
 from vimraft.metadata.pysyncobj.log import PySyncObjLog, open_log
