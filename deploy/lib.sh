@@ -120,6 +120,34 @@ ensure_packages() {
     fi
 }
 
+unpack_packages() {
+    local directory="$1" work
+    shift
+    work="$(mktemp -d "$CACHE/.unpack-XXXXXX")"
+    (
+        cd "$work"
+        apt-get download -q -o APT::Sandbox::User=root "$@" || { apt_update && apt-get download -q -o APT::Sandbox::User=root "$@"; }
+        for package in ./*.deb; do
+            dpkg-deb -x "$package" files
+        done
+    )
+    rm -rf "$directory"
+    mv "$work/files" "$directory"
+    rm -rf "$work"
+}
+
+# fetch_packages DIRECTORY PACKAGE…: unpacked below DIRECTORY, not installed, so no service starts; not
+# fetched again once it is there. Needs no root.
+fetch_packages() {
+    local directory="$1"
+    shift
+    if [[ -d "$directory" ]]; then
+        step "Debian packages, unpacked only: $* (are there)" true
+    else
+        step "Debian packages, unpacked only: $*" unpack_packages "$directory" "$@"
+    fi
+}
+
 # What an installation depends on: when none of it changed, there is nothing to do.
 venv_key() {
     { cat "$CHECKOUT/pyproject.toml" && /usr/bin/python3 --version && printf '%s\n' "$CHECKOUT"; } | sha256sum
