@@ -99,6 +99,6 @@ def voters_advice(voters: int) -> str:
 def refused_advice(manager: str, by: tuple[str, ...], why: str) -> str:
     """For a manager that the others do not let in."""
     return (
-        f"this manager is refused by {listed(by)}: {why}. If its disk was lost or wiped, stop it and run "
-        f"here: {replace_command(manager)}"
+        f"the others refuse this manager. If its disk was lost or wiped, stop it and run here: "
+        f"{replace_command(manager)} ({listed(by)}: {why})"
     )

@@ -18,6 +18,7 @@ from vimraft.cli.options import Output, options
 from vimraft.cli.output import Format, Options
 from vimraft.cli.volumes import tables
 from vimraft.console import render
+from vimraft.console.status_view import status_view
 from vimraft.core.tables import Settings
 
 FOLLOW_S = 1.0
@@ -31,7 +32,7 @@ def status(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     """Show sites, real volumes and virtual volumes on one page."""
     opts = options(ctx)
     reply = opts.client().status()
-    opts.data(reply, lambda: render.status_view(reply))
+    opts.data(reply, lambda: status_view(reply))
 
 
 def top(ctx: typer.Context) -> None:

@@ -16,7 +16,7 @@ from vimraft.api.context import normal_url, read_token
 from vimraft.cli.options import Output, Yes, complete_site, confirm, options, split_names
 from vimraft.cli.output import Format
 from vimraft.cli.site_template import site_template
-from vimraft.console import render
+from vimraft.console import render, render_members
 
 site = typer.Typer(no_args_is_help=True, help="Sites and their managers.")
 
@@ -130,7 +130,12 @@ def list_sites(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     """List the sites with role, health and lag."""
     opts = options(ctx)
     status = opts.client().status()
-    opts.data(status.sites, lambda: Group(render.sites_table(status.sites), render.as_of_line(status.as_of)))
+
+    def table() -> Group:
+        voters = [render_members.quorum_line(status.membership)] if status.membership else []
+        return Group(render.sites_table(status.sites), *voters, render.as_of_line(status.as_of))
+
+    opts.data(status.sites, table)
 
 
 @site.command("priority")

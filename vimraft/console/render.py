@@ -22,7 +22,6 @@ from vimraft.api.schema import (
     IoRates,
     RealStatus,
     SiteStatus,
-    StatusReply,
     TableReply,
     VolumeReply,
     VolumeStatus,
@@ -167,8 +166,11 @@ def health_text(site: SiteStatus) -> Text:
 
 
 def role_text(site: SiteStatus) -> Text:
-    styles = {"leader": "bold cyan", "follower": "", "down": BAD}
-    return Text(site.role, style=styles[site.role])
+    """What its manager is in the log; `down` when it is silent."""
+    if site.role != "follower":
+        return Text(site.role, style="bold cyan" if site.role == "leader" else BAD)
+    styles = {"observer": "magenta", "joining": WARN}
+    return Text(site.vote or site.role, style=styles.get(site.vote, ""))
 
 
 def state_text(state: str) -> Text:
@@ -273,29 +275,6 @@ def volumes_table(volumes: Iterable[VolumeStatus]) -> Sheet:
             format_count(io.write_iops),
         )
     return table
-
-
-def _section(title: str, table: Sheet, empty: str) -> RenderableType:
-    body: RenderableType = table if table.row_count else Text(empty, style=DIM)
-    return Group(Text(title, style="bold cyan"), body, Text(""))
-
-
-def status_view(status: StatusReply) -> RenderableType:
-    """`vimraft status`: everything on one page."""
-    leader = status.leader or "none"
-    head = Text.assemble(
-        ("cluster ", DIM), (status.cluster_id or "not formed", HEAD), ("  leader ", DIM),
-        (leader, GOOD if status.leader else BAD), ("  answered by ", DIM), status.answered_by,
-        ("  vimraft ", DIM), status.version,
-    )  # fmt: skip
-    return Group(
-        head,
-        Text(""),
-        _section("Sites", sites_table(status.sites), "(no site yet)"),
-        _section("Real volumes", reals_table(status.reals), "(none yet: vimraft real add)"),
-        _section("Virtual volumes", volumes_table(status.volumes), "(none yet: vimraft vol create)"),
-        as_of_line(status.as_of),
-    )
 
 
 def volume_view(reply: VolumeReply, *, verb: str = "") -> RenderableType:

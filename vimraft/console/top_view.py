@@ -4,6 +4,7 @@ May live here: frozen view state, `handle_key` (view, key) → view, and `screen
 `height` lines of at most `width` columns. No clock, network or terminal: vimraft.console.top has those.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from vimraft.api.schema import EventReply, IoRates, RealStatus, SiteStatus, StatusReply, VolumeStatus
 from vimraft.api.units import format_age, format_bytes, format_count, format_latency
-from vimraft.console import render
+from vimraft.console import render, render_members
 from vimraft.console.render import BAD, DIM, GOOD, HEAD, WARN
 
 Mode = Literal["normal", "filter", "help"]
@@ -24,6 +25,10 @@ MIN_WIDTH, MIN_HEIGHT = 40, 10
 WIDE = 110
 """From this width on there is room for process ids, sites and separate byte rates."""
 MAX_FILTER_CHARS = 40
+ROOM_FOR_MEMBERS = 14
+ROOM_FOR_ADVICE = 20
+"""Lines that a terminal must have for the line about voters, and for advice about them."""
+MAX_ADVICE_LINES = 3
 STALE_S = 4.0
 """An answer this old is old news, even while the next one is still being waited for."""
 EVENTS_YIELD = 2
@@ -180,28 +185,30 @@ class Panel(Struct, frozen=True):
 
 def _sites(status: StatusReply, view: View, wide: bool) -> Panel:
     def words(site: SiteStatus) -> str:
-        return f"{site.name} {site.manager} {site.role} {site.problem}"
+        return f"{site.name} {site.manager} {site.role} {site.vote} {site.problem}"
 
     columns = [
         Column("site"), Column("role", 8), Column("health", 0, ratio=2), Column("lag", 6, right=True),
-        Column("seen", 7, right=True),
+        Column("contact", 7, right=True), Column("seen", 6, right=True),
     ]  # fmt: skip
     if wide:
         columns += [Column("pid manager/export/store", 24), Column("clients attach at", 21)]
     rows: list[tuple[str | Text, ...]] = []
-    for site in arrange(status.sites, view, 0, words):
+    every = render_members.rows_of_sites(status)
+    for site in arrange(every, view, 0, words):
         row: tuple[str | Text, ...] = (
             site.name,
             render.role_text(site),
             render.health_text(site),
             Text(str(site.lag), style=WARN if site.lag > 1000 else ""),
-            format_age(site.last_seen_seconds),
+            render_members.contact_text(site.role != "down", site.contact_ms) if site.vote else "-",
+            format_age(site.last_seen_seconds) if site.last_seen_seconds >= 0 else "-",
         )
         if wide:
             pids = (site.pid.manager, site.pid.export, site.pid.store)
             row = (*row, "/".join(str(pid or "-") for pid in pids), site.nbd_address)
         rows.append(row)
-    return Panel(tuple(columns), rows, len(status.sites))
+    return Panel(tuple(columns), rows, len(every))
 
 
 def _reals(status: StatusReply, view: View, wide: bool) -> Panel:
@@ -378,6 +385,20 @@ def _header(data: TopData, width: int) -> list[Text]:
     return [first, second]
 
 
+def _members_lines(status: StatusReply, width: int, height: int) -> list[Text]:
+    """Voters, term and generation, and what to do where that is urgent; where there is room for it."""
+    if status.membership is None or height < ROOM_FOR_MEMBERS:
+        return []
+    lines = [render_members.quorum_line(status.membership)]
+    if status.membership.advice and height >= ROOM_FOR_ADVICE:
+        words = "  ".join(status.membership.advice)
+        lines += [
+            Text(line, style=WARN)
+            for line in textwrap.wrap(words, width, max_lines=MAX_ADVICE_LINES, break_on_hyphens=False)
+        ]
+    return lines
+
+
 def _footer(view: View) -> Text:
     if view.mode == "filter":
         return Text.assemble(
@@ -414,8 +435,11 @@ def _help_lines() -> list[Text]:
         lines.append(line)
     lines += [
         Text(""),
+        Text("  role  leader or voter: counts for the majority; observer: full tables, no vote"),
         Text("  lag   commands that a site is behind the newest one known"),
-        Text("  seen  since a site's manager was last heard"),
+        Text(
+            "  contact  since the log's leader last heard the site's manager; seen: since its last heartbeat"
+        ),
         Text("  lat   mean over the last seconds, as the site's export measured it"),
         Text("  A red 'as of' means: these are old figures, newer ones may exist."),
     ]
@@ -434,7 +458,8 @@ def screen(data: TopData, view: View, width: int, height: int) -> RenderableType
     if width < MIN_WIDTH or height < MIN_HEIGHT:
         small = [Text(f"vimraft top needs {MIN_WIDTH}×{MIN_HEIGHT}, this is {width}×{height}", style=WARN)]
         return Group(*_fit(small, width), *(Text("") for _ in range(height - 1)))
-    head = _fit(_header(data, width), width)
+    members = [] if data.status is None else _members_lines(data.status, width, height)
+    head = _fit([*_header(data, width), *members], width)
     foot = _fit([_footer(view)], width)
     space = height - len(head) - len(foot)
     body: list[RenderableType] = []

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from vimraft.api import caller_errors as caller
+from vimraft.api import errors
 from vimraft.api.advice import EXIT_CODES, STATUS, from_exception, from_reason
 from vimraft.api.errors import DeviceProblem, ManagerUnreachable, PassedOn, Refused
 from vimraft.api.schema import ErrorReply
@@ -108,6 +109,17 @@ ERRORS: list[tuple[Exception, str, str]] = [
     (BackendError("io", "t1:0: EIO"), "local", "EIO"),
     (BackendError("flush", "t1:0: fsync failed"), "local", "fsync failed"),
     (ManagerUnreachable("osaka", "connection refused"), "unavailable", "osaka"),
+    (errors.NotInLog("kyoto"), "conflict", "'kyoto' is not in the log yet"),
+    (errors.NotCaughtUp("kyoto", 1200), "conflict", "1200 log entries behind"),
+    (
+        errors.NoMajorityLeft("kyoto", ("osaka", "tokyo"), ("osaka",)),
+        "conflict",
+        "voters left would be osaka, tokyo, and of these osaka cannot be reached",
+    ),
+    (errors.LastVoter("kyoto"), "conflict", "last voter"),
+    (errors.StillAlive("kyoto", "heard 0.3 s ago"), "conflict", "'kyoto' is alive (heard 0.3 s ago)"),
+    (errors.IdentityChanged("kyoto"), "conflict", "another data directory"),
+    (errors.OnlyItself("kyoto"), "unavailable", "cannot take itself out"),
     (DeviceProblem("t1:0", "holds a file system"), "local", "t1:0 cannot be used: holds a file system"),
     (CodecError("torn"), "usage", "torn"),
     (TimeoutError(), "unknown_outcome", "did not come in time"),
@@ -160,7 +172,7 @@ def subclasses(kind: type) -> set[type]:
     return {kind for direct in kind.__subclasses__() for kind in (direct, *subclasses(direct))}
 
 
-@pytest.mark.parametrize("base", [caller.CallerError, LogError])
+@pytest.mark.parametrize("base", [caller.CallerError, LogError, errors.MembershipFault])
 def test_no_typed_error_is_left_without_words(base: type) -> None:
     covered = {type(error) for error, _, _ in ERRORS}
     # Why a log cannot be opened is said when a manager starts, in its own words, and never by the API.

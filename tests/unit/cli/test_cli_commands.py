@@ -171,7 +171,9 @@ def test_growing_and_deleting(cluster: Cluster) -> None:
     assert cluster.change() == ("delete", "db-main")
 
 
-@pytest.mark.parametrize("command", ["vol rm db-main", "real rm t1:0", "storage rm t1", "site rm nagoya"])
+@pytest.mark.parametrize(
+    "command", ["vol rm db-main", "real rm t1:0", "storage rm t1", "site rm nagoya", "manager rm nagoya"]
+)
 def test_a_script_must_confirm_what_destroys(cluster: Cluster, command: str) -> None:
     result = cluster(*command.split())
     assert result.code == 2
@@ -218,6 +220,43 @@ def test_priority_and_settings(cluster: Cluster) -> None:
     assert cluster("settings", "set", "lease_ms", "5000").out == "lease_ms is 5000\n"
     assert cluster.change() == ("set_setting", ("lease_ms", 5000))
     assert "io_timeout_ms" in cluster("settings", "show").out
+
+
+def test_managers_are_listed_shown_promoted_and_removed(cluster: Cluster) -> None:
+    listed = cluster("manager", "ls").out
+    for words in ("sendai", "observer", "17", "voters 3 of 3 in contact, 2 needed", "generation 1"):
+        assert words in listed
+    rows = cluster("manager", "ls", "-o", "json").json()
+    assert {row["name"]: row["role"] for row in rows}["sendai"] == "observer"
+    assert "id-tokyo" in cluster("manager", "show", "tokyo").out
+    missing = cluster("manager", "show", "kyoto")
+    assert (missing.code, "no manager 'kyoto'" in missing.err) == (4, True)
+    assert cluster("manager", "promote", "sendai").out == "manager sendai is a voter\n"
+    assert cluster.change() == ("promote", "sendai")
+    for command in (("manager", "rm"), ("site", "rm")):
+        assert "no member any more" in cluster(*command, "nagoya", "--yes").out
+        assert cluster.change() == ("remove_manager", ("nagoya", False))
+    assert cluster("manager", "rm", "nagoya", "--yes", "--force").code == 0
+    assert cluster.change() == ("remove_manager", ("nagoya", True))
+
+
+def test_only_the_manager_of_the_configuration_can_be_replaced_and_only_on_confirmation(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    config, token = tmp_path / "site.toml", tmp_path / "token"
+    assert cluster("site", "init", "--config", str(config), "--manager", "tokyo",
+                   "--data-dir", str(tmp_path / "d")).code == 0  # fmt: skip
+    token.write_text(TOKEN)
+    rest = ("--config", str(config), "--via", cluster.options[1], "--token-file", str(token))
+    for form in (("site", "join", "--replace"), ("manager", "replace")):
+        other = cluster(*form, "osaka", *rest, "--yes")
+        assert (other.code, "tokyo" in other.err) == (2, True)
+        asked = cluster(*form, "tokyo", *rest)
+        assert (asked.code, "add --yes" in asked.err) == (2, True)
+    assert cluster.service.calls == []
+    assert cluster("site", "join", "--replace", "tokyo", *rest, "--yes").code == 0
+    (what, body) = cluster.change()
+    assert (what, body.replace, body.observer) == ("join", True, False)
 
 
 def test_names_are_never_read_as_markup(cluster: Cluster) -> None:

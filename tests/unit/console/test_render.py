@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from tests.fake_site import event, real, site, status, volume
 from vimraft.api.schema import AsOf, IoRates, TableReply
 from vimraft.console import render
+from vimraft.console.status_view import status_view
 from vimraft.core.views import VIRTUAL_SECTORS
 
 AS_OF = AsOf(index=7, age_seconds=0.0, quorum=True)
@@ -55,7 +56,7 @@ def test_status_never_grows_wider_than_the_terminal_nor_loses_a_name(width: int)
         sites=(site("a-site-with-a-rather-long-name", "down"),),
         volumes=(volume("v" * 40, 1 << 40, "a-site-with-a-rather-long-name", ("one", "two", "three")),),
     )
-    shown = text_of(render.status_view(long), width)
+    shown = text_of(status_view(long), width)
     assert max(len(line) for line in shown.splitlines()) <= width
     for words in ("a-site-with-a-rather-long-name", "✖ down: no heartbeat", "v" * 40, "one, two, three"):
         wanted = words.replace(" ", "")
