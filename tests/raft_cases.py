@@ -87,6 +87,7 @@ class NodeProcess:
             "self_address": address,
             "members": list(members),
             "data_dir": str(data_dir),
+            "allow_plaintext": True,
             **options,
         }
         self.opened: dict[str, Any] = {}

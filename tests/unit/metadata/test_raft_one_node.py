@@ -19,7 +19,18 @@ from vimraft.metadata.requests import PROPOSAL_LANES, Lanes
 
 def config(path: Path, **options: object) -> PySyncObjConfig:
     address = free_addresses(1)[0]
-    return PySyncObjConfig(self_address=address, members=(address,), data_dir=path, **options)
+    return PySyncObjConfig(
+        self_address=address, members=(address,), data_dir=path, allow_plaintext=True, **options
+    )
+
+
+def one_of_three(path: Path) -> tuple[PySyncObjConfig, str, str]:
+    """(its configuration, the addresses of two that do not run)"""
+    here, absent, gone = free_addresses(3)
+    given = PySyncObjConfig(
+        self_address=here, members=(here, absent, gone), data_dir=path, allow_plaintext=True
+    )
+    return given, absent, gone
 
 
 async def test_alone_it_commits_reports_and_restarts_with_everything(tmp_path: Path) -> None:
@@ -77,8 +88,8 @@ async def test_subscribers_are_called_in_the_loops_thread_as_a_chain(tmp_path: P
 
 
 async def test_a_proposal_without_a_majority_fails_at_its_deadline(tmp_path: Path) -> None:
-    here, absent, gone = free_addresses(3)
-    log = await open_log(PySyncObjConfig(self_address=here, members=(here, absent, gone), data_dir=tmp_path))
+    given, absent, gone = one_of_three(tmp_path)
+    log = await open_log(given)
     begun = asyncio.get_running_loop().time()
     with pytest.raises(Unavailable, match="no leader"):
         await log.propose(storage("s"), who="t", deadline_ms=300)
@@ -125,8 +136,7 @@ async def test_a_command_that_is_too_long_is_refused_before_the_log(tmp_path: Pa
 
 
 async def test_closing_ends_proposals_under_way(tmp_path: Path) -> None:
-    here, absent, gone = free_addresses(3)
-    log = await open_log(PySyncObjConfig(self_address=here, members=(here, absent, gone), data_dir=tmp_path))
+    log = await open_log(one_of_three(tmp_path)[0])
     waiting = asyncio.create_task(log.barrier(deadline_ms=60_000))
     await asyncio.sleep(0)
     await log.close()

@@ -4,6 +4,7 @@ May live here: options, bounds and the reasons for the values. The settings that
 PySyncObj's behaviour (batching, waiting for a leader, bind address) are decided here and nowhere else.
 """
 
+import ipaddress
 import sys
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from msgspec import Struct
 from pysyncobj import SyncObjConf
 
 from vimraft.metadata.pysyncobj.errors import Misconfigured
+from vimraft.metadata.pysyncobj.handshake import TlsFiles
+from vimraft.metadata.pysyncobj.tls import check_tls
 
 TICK_S: Final = 0.02
 """Longest sleep of the node's thread. Messages and commands wake it at once; this bounds how late
@@ -28,6 +31,20 @@ COMMAND_QUEUE: Final = 16_384
 """Must stay below 65,536: one byte each waits in a pipe that PySyncObj writes without blocking."""
 
 
+MAKE_CERTIFICATES: Final = (
+    "make certificates with vimraft tls init and vimraft tls issue, and name them in the [tls] section"
+)
+
+
+def is_loopback(address: str) -> bool:
+    """Of host:port."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class PySyncObjConfig(Struct, frozen=True, kw_only=True):
     self_address: str
     """host:port that other members reach this node at; it listens there and nowhere else."""
@@ -40,6 +57,9 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
     election_max_ms: int = 900
     heartbeat_ms: int = 100
     compaction_entries: int = 20_000
+    tls: TlsFiles | None = None
+    """Mutual TLS between the members. None: plain TCP, on loopback only, and only with:"""
+    allow_plaintext: bool = False
 
     @property
     def raft_dir(self) -> Path:
@@ -76,13 +96,28 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
             )
         if self.compaction_entries < 10:
             raise Misconfigured(f"compaction_entries {self.compaction_entries}: at least 10")
+        self._check_links()
+
+    def _check_links(self) -> None:
+        if self.tls is not None:
+            check_tls(self.tls, self.self_address)
+        elif not is_loopback(self.self_address):
+            raise Misconfigured(
+                f"raft address {self.self_address} can be reached from other hosts and has no certificate: "
+                f"{MAKE_CERTIFICATES}"
+            )
+        elif not self.allow_plaintext:
+            raise Misconfigured(
+                f"raft address {self.self_address} has no certificate: {MAKE_CERTIFICATES}; or, since it is "
+                "a loopback address, allow plain links with network.allow_plaintext = true"
+            )
 
     def to_pysyncobj(self) -> SyncObjConf:
         return SyncObjConf(
             autoTick=False,  # the stock thread ends when the thread that made the node ends
             appendEntriesUseBatch=False,  # 0.4 ms a commit instead of a heartbeat period
             commandsWaitLeader=False,  # a clear "no leader" instead of a wait without bound
-            dynamicMembershipChange=True,
+            dynamicMembershipChange=False,  # the node changes members itself (see membership.py)
             bindAddress=self.self_address,  # the default listens on every interface
             maxBindRetries=1,
             raftMinTimeout=self.election_min_ms / 1000,
@@ -98,8 +133,8 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
             logCompactionMinEntries=sys.maxsize,
             logCompactionMinTime=sys.maxsize,
             useFork=False,
-            journalFile=str(self.journal_path),
-            fullDumpFile=str(self.snapshot_path),
+            journalFile=None,  # handed over by journal_hook
+            fullDumpFile="replaced",  # never looked at: the node loads what recovery has checked
             # Present so that PySyncObj pickles no live object; the node replaces the serializer that
             # would call them (see snapshot.py).
             serializer=_replaced,

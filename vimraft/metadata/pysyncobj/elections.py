@@ -19,10 +19,9 @@ from typing import Any, Final, NamedTuple
 
 PRE_VOTE: Final = "vimraft_pre_vote"
 """{type, term, last_log_index, last_log_term}: `term` is the one that the asker would stand in."""
-PRE_VOTE_GRANTED: Final = "vimraft_pre_vote_granted"
-"""{type, term}: the term that was asked for. A refusal is silence, or NEWER_TERM."""
-NEWER_TERM: Final = "vimraft_newer_term"
-"""{type, term}: the answer to a message of an older term; `term` is the sender's current one."""
+PRE_VOTE_REPLY: Final = "vimraft_pre_vote_reply"
+"""{type, term, granted}. Granted: `term` is the one that was asked for. Else: the sender's current term, in
+answer to a message of an older one, so that whoever is behind learns it; other refusals are silence."""
 
 
 class Standing(NamedTuple):
@@ -107,7 +106,7 @@ class Elections:
     # --- being asked ------------------------------------------------------------------------------
 
     def grant(self, now_s: float, peer: str, asked: Standing, own: Standing, *, leading: bool) -> bool:
-        """Whether to answer `peer` with PRE_VOTE_GRANTED. It promises nothing: no disk, no term.
+        """Whether to answer `peer` with PRE_VOTE_REPLY. It promises nothing: no disk, no term.
 
         `leading`: this node leads and hears a majority."""
         if leading or self.leader_is_live(now_s) or asked.term <= own.term or not asked.as_new_as(own):

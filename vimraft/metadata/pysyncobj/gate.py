@@ -9,6 +9,7 @@ Keeps: what is given after the last sync stays held; per peer, kind and term onl
 two acknowledgements of one term, the one that says more), so that a slow disk makes no queue.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pysyncobj.node import Node
@@ -33,6 +34,25 @@ class GatedTransport(Transport):
         super().__init__(node, self_node, other_nodes)
         self._raft = node
         self._held: dict[_Key, tuple[Node, Message]] = {}
+
+    # --- what others look at ----------------------------------------------------------------------
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Address → why the link with it is refused, at either end."""
+        return {}
+
+    def last_contact(self, node: Node) -> float | None:
+        """When (the node's clock) something came from it; None: never."""
+        del node
+        return None
+
+    def cluster_of(self, node: Node) -> tuple[str, int]:
+        """(cluster, generation) that the other end of the link with it has named; ("", 0): unknown."""
+        del node
+        return "", 0
+
+    # --- the gate ---------------------------------------------------------------------------------
 
     def send(self, node: Node, message: Message) -> bool:
         """True also for a held message: whether it arrives is never known here."""

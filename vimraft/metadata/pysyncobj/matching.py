@@ -8,7 +8,7 @@ acknowledged. Raft (§5.3) cuts only where an entry *conflicts*; `match` restore
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from vimraft.metadata.pysyncobj.first_snapshot import LogEntry
+from vimraft.metadata.pysyncobj.records import LogEntry
 
 
 class Journal(Protocol):
@@ -67,6 +67,13 @@ def match(journal: Journal, message: dict[str, Any], committed: int, applied: in
         "entries": list(entries[known:]),
     }
     return Match(stripped, conflict=end + 1 if end < last else None)
+
+
+def heartbeat(message: dict[str, Any], commit_at_most: int) -> dict[str, Any]:
+    """`message` without anything that would have to be written down."""
+    rest = _without_entries(message, commit_at_most)
+    rest.pop("serialized", None)
+    return rest
 
 
 _APPEND_KEYS = ("prevLogIdx", "prevLogTerm", "entries")

@@ -1,30 +1,45 @@
-"""The Raft node: PySyncObj with one replicated method, and the guards that need its inside.
+"""The Raft node: PySyncObj, with what it lacks put around it.
 
-May live here: the SyncObj subclass. All methods run in the node's own thread (see ticker.py), but
-`commit` and `wake`, which any thread may call. Attributes named _SyncObj__… are PySyncObj's private
-ones; the version is pinned, and each use says what it repairs.
+May live here: the SyncObj subclass, which puts the parts together and takes over those of PySyncObj's
+methods that are wrong (each says why). All methods run in the node's own thread (see ticker.py), but
+`commit`, `persist`, `wake` and `ask_to_step_aside`, which any thread may call. Names that begin with
+_SyncObj__ are PySyncObj's private ones; the version is pinned, and `selfcheck` looks that they are there.
 
-Keeps: `state` is replaced, never changed, so other threads read it without a lock; apply is total,
-and if it fails all the same the process ends before anything diverges (INV-8).
+Order of a round (`pump`): sync and release what the last one left · PySyncObj's timers, the leader's count,
+apply, new commands · sync and release, while the followers do the same · messages.
+
+Keeps: the leader counts, and anyone applies, only what is on its own disk; the commit index is in the file
+before anything is applied; `state` is replaced, never changed, so other threads read it without a lock;
+apply is total, and if it fails all the same the process ends before anything diverges (INV-8).
 """
 
-import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 from msgspec import Struct
-from pysyncobj import SyncObj, replicated
+from pysyncobj import FAIL_REASON, SyncObj
 from pysyncobj.node import Node
+from pysyncobj.pickle import loads
 
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
-from vimraft.metadata.pysyncobj.first_members import MembersFile, is_membership, save_members
-from vimraft.metadata.pysyncobj.first_recovery import Recovered, TrimmingJournal
-from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, SnapshotExchange
-from vimraft.metadata.pysyncobj.matching import match
-from vimraft.metadata.pysyncobj.transport import MemberTransport
+from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
+from vimraft.metadata.pysyncobj.elections import Elections, Standing
+from vimraft.metadata.pysyncobj.environment import Environment
+from vimraft.metadata.pysyncobj.handshake import NetworkIdentity
+from vimraft.metadata.pysyncobj.identity import adopt
+from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
+from vimraft.metadata.pysyncobj.intake import Answer, Intake
+from vimraft.metadata.pysyncobj.journal_hook import handing
+from vimraft.metadata.pysyncobj.members import ChangeKind, Member, encode_change
+from vimraft.metadata.pysyncobj.peers import Peers
+from vimraft.metadata.pysyncobj.records import LogEntry
+from vimraft.metadata.pysyncobj.recovery import Recovered
+from vimraft.metadata.pysyncobj.snapshot import SnapshotExchange
+from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
+from vimraft.metadata.pysyncobj.status import status_of
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +49,12 @@ COMPACTION_RETRY_S: Final = 5.0
 COMPACTION_PAUSE_S: Final = 0.1
 STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
-_PING = "vimraft_ping"
-_STEP_ASIDE = "vimraft_step_aside"
+MAX_APPLY_PER_ROUND: Final = 500
+"""Some 50 ms: heartbeats and elections go on while a long log is applied."""
+REGULAR: Final = b"\x00"
+_REGULAR: Final = 0
+_PICKLED: Final = b"\x80"
+_FOLLOWER, _LEADER = 0, 2
 
 Apply = Callable[[State, bytes], tuple[State, bytes]]
 Fatal = Callable[[int, str], None]
@@ -50,264 +69,419 @@ class NodeHooks(Struct, frozen=True):
     fatal: Fatal
     """(exit code, why): does not return in production."""
     changed: Callable[[], None]
-    """`state` has been replaced."""
+    """`state` has been replaced; once for all that a round applies."""
 
 
 class RaftNode(SyncObj):
-    def __init__(self, config: PySyncObjConfig, found: Recovered, hooks: NodeHooks) -> None:
+    def __init__(
+        self, config: PySyncObjConfig, found: Recovered, hooks: NodeHooks, environment: Environment
+    ) -> None:
         """Listens on the address at once. Raises SyncObjException ('BindError')."""
         # Before super(): PySyncObj looks at every attribute of `self` while it is being made.
+        self.config = config
+        self.journal = found.journal
+        self.identity = found.identity
         self.state = State() if found.snapshot is None else found.snapshot.state
         self.dead = False
-        self.is_member = config.self_address in found.members
-        self._config = config
+        self.clock = environment.clock
+        self.elections = Elections(config.self_address, config.election_min_ms / 1000)
+        self.peers = Peers(self, found, environment.disk)
+        self.configuration = self.peers.configuration
+        self.acquaintances = self.peers.acquaintances
+        self.network = NetworkIdentity(
+            identity=found.identity,
+            address=config.self_address,
+            tls=config.tls,
+            knows=self.acquaintances.knows,
+            named=self.acquaintances.named,
+        )
         self._hooks = hooks
-        self._initial_members = found.initial_members
-        self.known_members = frozenset[str]()
-        """`members` as of the last round. Any thread."""
+        self._environment = environment
+        self._durability = Durability(
+            found.journal, environment.clock, full=self._disk_full, lost=self.end_for_data
+        )
+        self._intake = Intake(self)
+        self._inbox = Inbox(self)
         self._step_aside_asked: Node | None = None
-        now = time.monotonic()
-        self._started = self._last_pump = now
-        self._last_heard: float | None = None
+        self._woken = False
+        now = environment.clock()
+        self.started_s = self._last_pump = now
         self._next_ping = self._compact_after = self._next_status = now
-        self._status_of: tuple[int, Node | None] | None = None
+        self._status_of: tuple[object, ...] | None = None
         self._published: tuple[float, LogStatus] | None = None
-        partners = sorted(found.members - {config.self_address})
-        super().__init__(config.self_address, partners, config.to_pysyncobj(), transportClass=MemberTransport)
-        self._SyncObj__raftLog._destroy()
-        self._SyncObj__raftLog = TrimmingJournal(str(config.journal_path))
+        self._make(found)
+
+    def _make(self, found: Recovered) -> None:
+        own, environment = self.config.self_address, self._environment
+        with handing(found.journal):
+            super().__init__(
+                own,
+                sorted(self.configuration.voters() - {own}),
+                self.config.to_pysyncobj(),
+                transportClass=environment.make_transport,
+            )
+        self._SyncObj__needLoadDumpFile = False
+        # A response to an earlier life must not be taken for one to this.
+        self._SyncObj__commandsLocalCounter = environment.random.getrandbits(48)
         # The stock node takes the stored commit index as it is, also when the journal is shorter.
-        self._SyncObj__raftCommitIndex = min(self._SyncObj__raftCommitIndex, self._SyncObj__raftLog[-1][1])
+        self._SyncObj__raftCommitIndex = min(self._SyncObj__raftCommitIndex, self.last_index)
+        if found.snapshot is not None:
+            self._SyncObj__raftLastApplied = found.snapshot.index
+            self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, found.snapshot.index)
         self._exchange = self._SyncObj__serializer = SnapshotExchange(
-            config.snapshot_path,
-            current_state=lambda: self.state,
+            environment.disk,
+            current=self._current,
             wanted=self._wants,
             install=self._install,
-            recovered=None if found.snapshot is None else (found.snapshot, found.members),
             failed=self._compaction_failed,
+            background=environment.background,
         )
-        self._SyncObj__transport.setOnMessageReceivedCallback(self._receive)
+        self.transport = self._SyncObj__transport
+        self._durability.gate = self.transport
+        self.transport.setOnMessageReceivedCallback(self._receive)
+        for verb in ("status", "add", "remove", "set_version", "transfer"):
+            self.transport.setOnUtilityMessageCallback(verb, None)
+        self.addOnTickCallback(self._durability.settle)
+        self.peers.reconcile()
 
-    # --- the one replicated method ----------------------------------------------------------------
+    # --- commands, from any thread ----------------------------------------------------------------
 
-    @replicated
-    def commit(self, data: bytes) -> bytes:
-        """Called by proposers (any thread) with `callback=`; PySyncObj runs the body at apply."""
-        # PySyncObj stores its commit index once a second. What is seen here must be seen again after a
-        # kill: from older tables this manager would serve a deleted volume in another one's space.
-        self._SyncObj__raftLog.onOneSecondTimer()
-        try:
-            state, outcome = self._hooks.apply(self.state, data)
-        except BaseException as error:
-            # A bug. PySyncObj would try this entry again and again, also after a restart.
-            log.critical("raft.apply_failed", applied=self.raftLastApplied, exc_info=True)
-            self._end(EXIT_BUG, f"apply raised {error!r}")
-        self.state = state
-        self._hooks.changed()
-        return outcome
+    def commit(self, data: bytes, callback: Answer) -> None:
+        """`callback(outcome bytes or None, FAIL_REASON)` is called in the node's thread."""
+        self._applyCommand(REGULAR + data, callback)
 
-    def _end(self, code: int, why: str) -> None:
-        self.dead = True
-        self._hooks.fatal(code, why)
-        raise Dead(why)
+    def change_members(self, command: bytes, callback: Answer) -> None:
+        """`command`: members.encode_change."""
+        self._applyCommand(command, callback)
+
+    def persist(self, done: Callable[[], None]) -> None:
+        """Call `done` once all that is applied here survives a power cut."""
+        self._durability.when_synced(done)
+        self.wake()
+
+    def ask_to_step_aside(self, leader: Node) -> None:
+        """Have `leader` hand its office to another node."""
+        self._step_aside_asked = leader
+        self.wake()
 
     def wake(self) -> None:
-        """End the sleep of the node's thread. Any thread."""
-        self._SyncObj__pipeNotifier.notify()
+        """End the sleep of the node's thread; once per round is enough."""
+        if not self._woken:
+            self._woken = True
+            self._SyncObj__pipeNotifier.notify()
+
+    def _applyCommand(  # noqa: N802 (PySyncObj's name)
+        self,
+        command: bytes,
+        callback: Any,
+        commandType: int | None = None,  # noqa: N803
+    ) -> None:
+        assert commandType is None
+        self._intake.put(command, callback)
+        self.wake()
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        # PySyncObj sends a message to every follower for each command; here once for all that wait.
+        if self._intake.take() and not self._SyncObj__otherNodes:
+            self.wake()  # alone: no answer will arrive, so the next round must not sleep
 
     # --- the loop ---------------------------------------------------------------------------------
 
     def pump(self, wait_s: float) -> None:
-        """One round: timers, commands, messages. Raises Dead."""
-        now = time.monotonic()
-        paused = now - self._last_pump > self._config.election_min_ms / 2000
-        if paused or not self.is_member:
+        """One round: sync, timers, commands, messages. Raises Dead."""
+        self._woken = False  # before the queues are looked at: what comes later wakes again
+        now = self.clock()
+        if now - self._last_pump > self.config.election_min_ms / 2000:
             # After a pause (SIGSTOP, a long snapshot) the leader's messages wait unread: read them
-            # before calling it dead. And who is not a member yet must not stand for election.
-            self._SyncObj__raftElectionDeadline = now + self._config.election_max_ms / 1000
+            # before calling it dead.
+            self._SyncObj__raftElectionDeadline = now + self.config.election_max_ms / 1000
         self._last_pump = now
-        self.doTick(wait_s)
+        self._durability.settle()
+        self.doTick(min(wait_s, COMMIT_SYNC_S) if self._durability.commit_waits else wait_s)
         if self.dead:
             raise Dead
-        if self.raftLastApplied < self._exchange.loaded_index:
-            # PySyncObj swallows whatever goes wrong while it loads a snapshot, and goes on without.
-            self._end(EXIT_DATA, f"snapshot {self._exchange.loaded_index} was not taken in")
-        now = time.monotonic()
-        self._save_members()
+        now = self.clock()
+        self.peers.note()
         self._compact_if_due(now)
         self._ping_if_due(now)
         if self._step_aside_asked is not None:
-            self._SyncObj__transport.send(self._step_aside_asked, {"type": _STEP_ASIDE})
+            self.send(self._step_aside_asked, {"type": STEP_ASIDE})
             self._step_aside_asked = None
-        seen = (self.raftCurrentTerm, self._getLeader())
+        seen = (self.raftCurrentTerm, self._getLeader(), self.disk_problem)
         if now >= self._next_status or seen != self._status_of:
             self._status_of = seen
-            self._publish_status(now)
+            self._next_status = now + STATUS_S
+            self._published = (now, status_of(self, now))
 
-    def _checkCommandsToApply(self) -> None:  # noqa: N802 (PySyncObj's name)
-        before = self._SyncObj__raftLog[-1][1]
-        super()._checkCommandsToApply()
-        if not self._SyncObj__otherNodes and self._SyncObj__raftLog[-1][1] != before:
-            self.wake()  # alone: no answer will arrive, so the next round must not sleep
-
-    def _receive(self, node: Node, message: Any) -> None:
-        kind = message.get("type") if isinstance(message, dict) else None
-        if node not in self._SyncObj__otherNodes or kind is None or kind == _PING:
-            return
-        if kind == _STEP_ASIDE:
-            self.transferLeadership()
-            return
-        if kind == "append_entries" and message["term"] >= self.raftCurrentTerm:
-            self._receive_entries(node, message)
-        else:
-            self._SyncObj__onMessageReceived(node, message)
+    def _receive(self, sender: Node, message: Any) -> None:
+        if self.dead:
+            raise Dead
+        self._inbox.receive(sender, message)
         if self.dead:
             raise Dead
 
-    def _receive_entries(self, node: Node, message: dict[str, Any]) -> None:
-        self._last_heard = time.monotonic()
-        matched = match(self._SyncObj__raftLog, message, self.raftCommitIndex, self.raftLastApplied)
-        if matched.conflict is not None and matched.conflict <= self.raftLastApplied:
-            self._end(
-                EXIT_DATA,
-                f"{node.id} replaces entry {matched.conflict}, which is applied here: this node's log "
-                "is not the cluster's. Remove this manager, empty its data directory and join again",
-            )
-        self._SyncObj__onMessageReceived(node, matched.message)
-        if matched.acknowledge is not None:
-            self._acknowledge(node, matched.acknowledge, success=True)
-        if matched.restart_from is not None:
-            self._acknowledge(node, matched.restart_from, success=False, reset=True)
-        if message.get("serialized") is not None:
-            # The stock node is silent until the last part: its leader would count it as lost.
-            self._acknowledge(node, self._SyncObj__raftLog[-1][1] + 1, success=False)
-
-    def _acknowledge(self, node: Node, next_index: int, *, success: bool, reset: bool = False) -> None:
-        message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success}
-        self._SyncObj__transport.send(node, message)
-
-    def ask_to_step_aside(self, leader: Node) -> None:
-        """Have `leader` hand its office to another node. Any thread."""
-        self._step_aside_asked = leader
-        self.wake()
+    def send(self, peer: Node, message: dict[str, Any]) -> bool:
+        sent: bool = self.transport.send(peer, message)
+        return sent
 
     def _ping_if_due(self, now: float) -> None:
         # Followers have nothing to say to each other; a link silent for connection_timeout is closed
         # on its next use, which would be a vote request, lost with it.
         if now < self._next_ping:
             return
-        self._next_ping = now + self._config.connection_timeout_ms / 1000 / PINGS_PER_TIMEOUT
-        for node in self.otherNodes:
-            self._SyncObj__transport.send(node, {"type": _PING})
+        self._next_ping = now + self.config.connection_timeout_ms / 1000 / PINGS_PER_TIMEOUT
+        for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
+            self.send(node, {"type": PING})
+
+    def end_for_data(self, why: str) -> NoReturn:
+        self._end(EXIT_DATA, why)
+
+    def _end(self, code: int, why: str) -> NoReturn:
+        self.dead = True
+        self._hooks.fatal(code, why)
+        raise Dead(why)
+
+    # --- the disk ---------------------------------------------------------------------------------
+
+    @property
+    def disk_problem(self) -> str:
+        return self._durability.problem
+
+    def _disk_full(self, problem: str) -> None:
+        if self._SyncObj__raftState != _FOLLOWER:
+            self.step_down(problem)
+
+    # --- terms and elections ----------------------------------------------------------------------
+
+    @property
+    def last_index(self) -> int:
+        index: int = self.journal[-1][1]
+        return index
+
+    def standing(self) -> Standing:
+        _, index, term = self.journal[-1]
+        return Standing(self.raftCurrentTerm, index, term)
+
+    @property
+    def is_voter(self) -> bool:
+        return self.config.self_address in self.configuration.voters()
+
+    def see_term(self, term: int) -> None:
+        """A member is in `term`: if that is newer, so are we, as a follower."""
+        if term > self.raftCurrentTerm:
+            was_leader = self._isLeader()
+            self._SyncObj__setCurrentTerm(term, None)
+            self.step_down("a newer term") if was_leader else self.follow_nobody()
+
+    def step_down(self, why: str) -> None:
+        log.warning("raft.steps_down", term=self.raftCurrentTerm, why=why)
+        self.follow_nobody()
+
+    def follow_nobody(self) -> None:
+        self._SyncObj__setState(_FOLLOWER)
+        self._SyncObj__raftLeader = None
+        self._SyncObj__transferInProgress = False
+        self._SyncObj__onLeaderChanged()
+
+    def heard_leader(self, leader: Node) -> None:
+        self.elections.heard_leader(self.clock())
+        if not self.identity.cluster:
+            self._adopt(self.transport.cluster_of(leader))
+
+    def _adopt(self, cluster: tuple[str, int]) -> None:
+        """A node that joins: the first leader that knows it tells which cluster it has come into."""
+        if not cluster[0]:
+            return
+        try:
+            self.identity = adopt(self._environment.disk, self.identity, *cluster)
+        except OSError as error:
+            log.error("raft.identity_not_written", problem=str(error))
+            return
+        self.network.identity = self.identity
+        log.info("raft.joined", cluster=cluster[0], generation=cluster[1])
+
+    def _SyncObj__setState(self, state: int) -> None:  # noqa: N802
+        # PySyncObj leaves a leader that steps down with a deadline long past: it would stand at once.
+        if self._SyncObj__raftState == _LEADER and state != _LEADER:
+            self._postpone_election()
+        super()._SyncObj__setState(state)
+
+    def _postpone_election(self) -> None:
+        self._SyncObj__raftElectionDeadline = self.clock() + self._SyncObj__generateRaftTimeout()
+        self.elections.give_up()
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
+        """PySyncObj asks this once its election deadline has passed, and stands if it is True."""
+        if self.disk_problem or not self.is_voter:
+            self._SyncObj__transferInProgress = False
+            self._postpone_election()
+            return False
+        if self._SyncObj__transferInProgress:
+            return True  # the leader itself has asked for it
+        voters = {node.id: node for node in self._SyncObj__otherNodes}
+
+        def ask(peer: str, message: dict[str, Any]) -> None:
+            self.send(voters[peer], message)
+
+        stand = self.elections.deadline_passed(
+            self.clock(), self.standing(), self.configuration.voters(), ask
+        )
+        if not stand:
+            self._SyncObj__raftElectionDeadline = self.clock() + self._SyncObj__generateRaftTimeout()
+        return stand
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        super()._SyncObj__onBecomeLeader()
+        self.elections.give_up()
+        for member in self.configuration.unnamed():
+            kind: ChangeKind = "add" if member.voter else "observe"
+            self.append(encode_change(kind, member.address, self._id_of(member)))
+        # Alone, PySyncObj counts in the very same round: have it on disk before.
+        self._durability.settle()
+
+    def _id_of(self, member: Member) -> str:
+        if member.address == self.config.self_address:
+            return self.identity.node_id
+        return self.acquaintances.node_id(member.address)
+
+    def has_quorum(self, now: float) -> bool:
+        """PySyncObj's own answer counts TCP links, which a stopped peer keeps up."""
+        since = now - self.config.fallback_ms / 1000
+        if self._isLeader():
+            others = self._SyncObj__otherNodes
+            answered = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in others)
+            return answered + 1 > (len(others) + 1) / 2
+        heard = self.elections.heard_s
+        return heard is not None and heard > since and self._getLeader() is not None
+
+    def talks_to(self, peer: Node) -> bool:
+        return peer in self._SyncObj__otherNodes or peer in self._SyncObj__readonlyNodes
+
+    def _SyncObj__onNodeDisconnected(self, peer: Node) -> None:  # noqa: N802
+        super()._SyncObj__onNodeDisconnected(peer)
+        if peer == self._getLeader():
+            # Answers to what we forwarded are lost with the link; the stock node waits for ever.
+            self._SyncObj__onLeaderChanged()
+
+    # --- the log ----------------------------------------------------------------------------------
+
+    def append(self, command: bytes) -> tuple[int, int]:
+        """As the leader; (index, term) of the entry."""
+        index, term = self.last_index + 1, self.raftCurrentTerm
+        self.journal.add(command, index, term)
+        if command[:1] == b"\x02":
+            self.peers.appended(index, command)
+        return index, term
+
+    def _SyncObj__deleteEntriesFrom(self, first: int) -> None:  # noqa: N802
+        super()._SyncObj__deleteEntriesFrom(first)
+        self.peers.cut(first)
+
+    def _SyncObj__deleteEntriesTo(self, first: int) -> None:  # noqa: N802
+        super()._SyncObj__deleteEntriesTo(first)
+        self.configuration.compact(first + 1)  # PySyncObj keeps the snapshot's last two entries
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """The stock method applies what may not be on disk, all of it at once, runs an entry again when a
+        callback raises, and lets an exception in apply poison every later round."""
+        applied = self._SyncObj__raftLastApplied
+        end = min(self._SyncObj__raftCommitIndex, self.journal.synced_index)
+        if end <= applied or not self._durability.write():
+            return False
+        if end > applied + MAX_APPLY_PER_ROUND:
+            end = applied + MAX_APPLY_PER_ROUND
+            self.wake()
+        start = applied + 1 - self.journal[0][1]
+        waiting = self._SyncObj__commandsWaitingCommit
+        for command, index, term in self.journal[start : start + end - applied]:
+            result = self._SyncObj__doApplyCommand(command)
+            self._SyncObj__raftLastApplied = index
+            for asked_term, callback in waiting.pop(index, ()):
+                if asked_term == term:
+                    self._intake.answer(callback, result, FAIL_REASON.SUCCESS)
+                else:
+                    self._intake.answer(callback, None, FAIL_REASON.DISCARDED)
+        self._hooks.changed()
+        return True
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | None:  # noqa: N802
+        kind = command[0]
+        if kind != _REGULAR:
+            self.peers.applied(command)
+            return None
+        try:
+            data = command[1:]
+            if data[:1] == _PICKLED:  # pickled by the first release: (number of the method, (bytes,))
+                data = loads(data)[1][0]
+            state, outcome = self._hooks.apply(self.state, data)
+        except BaseException as error:
+            # A bug. PySyncObj would try this entry again and again, also after a restart.
+            log.critical("raft.apply_failed", applied=self.raftLastApplied, exc_info=True)
+            self._end(EXIT_BUG, f"apply raised {error!r}")
+        self.state = state
+        return outcome
+
+    def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803
+        """A received snapshot is in place of ours. The stock method swallows whatever goes wrong."""
+        assert clearJournal
+        _, last, previous, _ = self._exchange.deserialize()
+        self.journal.restart(previous, last)
+        self._SyncObj__raftLastApplied = last[1]
+        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, last[1])
+        self.peers.reconcile()
+        waiting = self._SyncObj__commandsWaitingCommit
+        for index in [index for index in waiting if index <= last[1]]:
+            for _, callback in waiting.pop(index):  # applied or not: it is inside the snapshot
+                self._intake.answer(callback, None, FAIL_REASON.UNKNOWN_OUTCOME)
+        self._hooks.changed()
 
     # --- snapshots --------------------------------------------------------------------------------
 
     def _compact_if_due(self, now: float) -> None:
-        if self._getRaftLogSize() <= self._config.compaction_entries or now < self._compact_after:
+        if self._getRaftLogSize() <= self.config.compaction_entries or now < self._compact_after:
             return
-        if self._undecided_membership():
-            return  # the snapshot carries the members: only decided ones
         self._compact_after = now + COMPACTION_PAUSE_S
         self.forceLogCompaction()
 
     def _compaction_failed(self) -> None:
-        self._compact_after = time.monotonic() + COMPACTION_RETRY_S
+        self._compact_after = self.clock() + COMPACTION_RETRY_S
+
+    def _current(self, previous: LogEntry, last: LogEntry) -> Snapshot:
+        members = tuple(self.configuration.at(last[1]).values())
+        identity = self.identity
+        return Snapshot(members, previous, last, self.state, identity.cluster, identity.generation)
 
     def _wants(self, snapshot: Snapshot) -> bool:
-        journal = self._SyncObj__raftLog
+        if self.identity.cluster and snapshot.cluster not in ("", self.identity.cluster):
+            return False
+        journal = self.journal
         offset = snapshot.index - journal[0][1]
         known = 0 <= offset < len(journal) and journal[offset][2] == snapshot.last[2]
         return snapshot.index > self.raftLastApplied and not known
 
     def _install(self, snapshot: Snapshot) -> None:
         self.state = snapshot.state
-        self.is_member = self.is_member or self._config.self_address in snapshot.members
-        self._hooks.changed()
-
-    # --- membership -------------------------------------------------------------------------------
+        self.configuration.restart({member.address: member for member in snapshot.members})
 
     @property
-    def members(self) -> frozenset[str]:
-        """In force at this node, itself included once it is one."""
-        # dir() in PySyncObj's constructor comes by before there are other nodes.
-        others = getattr(self, "_SyncObj__otherNodes", ())
-        own = {self._config.self_address} if self.is_member else set()
-        return frozenset(node.id for node in others) | own
+    def known_members(self) -> dict[str, Member]:
+        """The members as of the last round. Any thread."""
+        return self.peers.noted
 
-    def _undecided_membership(self) -> bool:
-        journal = self._SyncObj__raftLog
-        start = max(0, self.raftLastApplied + 1 - journal[0][1])
-        return any(is_membership(journal[i][0]) for i in range(start, len(journal)))
+    # --- status and end ---------------------------------------------------------------------------
 
-    def _SyncObj__changeCluster(self, request: list[Any]) -> bool:  # noqa: N802
-        # The stock leader means to allow one change at a time, but never notes that one is under way.
-        if self._undecided_membership():
-            return False
-        return super()._SyncObj__changeCluster(request)
-
-    def _SyncObj__doChangeCluster(self, request: list[Any], reverse: bool = False) -> bool:  # noqa: N802
-        if request[1] == self._config.self_address:
-            self.is_member = (request[0] == "add") != reverse
-        return super()._SyncObj__doChangeCluster(request, reverse)
-
-    def _SyncObj__doApplyCommand(self, command: bytes) -> Any:  # noqa: N802
-        # Membership is in force from the moment it is in the log, and recovery has counted what the
-        # journal holds. Applying old changes again would undo newer ones for a while.
-        if is_membership(command):
-            return None
-        return super()._SyncObj__doApplyCommand(command)
-
-    def _save_members(self) -> None:
-        members = self.members
-        if members == self.known_members:
-            return
-        self.known_members = members
-        try:
-            save_members(
-                self._config.members_path,
-                MembersFile(initial=tuple(sorted(self._initial_members)), latest=tuple(sorted(members))),
-            )
-        except OSError as error:
-            # Not fatal: after a restart the log and the snapshot decide, this file only informs.
-            log.error("raft.members_not_written", problem=str(error))
-        log.info("raft.members_changed", members=sorted(members))
-
-    # --- status -----------------------------------------------------------------------------------
-
-    def _publish_status(self, now: float) -> None:
-        self._next_status = now + STATUS_S
-        leader = self._getLeader()
-        others = self._SyncObj__otherNodes
-        self._published = (
-            now,
-            LogStatus(
-                self_address=self._config.self_address,
-                leader_address=None if leader is None else leader.id,
-                is_leader=self._isLeader(),
-                has_quorum=self._has_quorum(now),
-                term=self.raftCurrentTerm,
-                raft_applied=self.raftLastApplied,
-                raft_commit=self.raftCommitIndex,
-                log_entries=self._getRaftLogSize(),
-                members={node.id: node in self._SyncObj__connectedNodes for node in others},
-            ),
-        )
+    @property
+    def problem(self) -> str:
+        """Why this node cannot do its part; "" when it can."""
+        published = self._published
+        return published[1].problem if published else ""
 
     @property
     def published(self) -> tuple[float, LogStatus] | None:
-        """(monotonic time, status) as of the last round. Any thread."""
+        """(clock, status) as of the last round. Any thread."""
         return self._published
-
-    def _has_quorum(self, now: float) -> bool:
-        """PySyncObj's own answer counts TCP links, which a stopped peer keeps up."""
-        since = now - self._config.fallback_ms / 1000
-        if self._isLeader():
-            others = self._SyncObj__otherNodes
-            answered = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in others)
-            return answered + 1 > (len(others) + 1) / 2
-        heard = self._last_heard is not None and self._last_heard > since
-        return heard and self._getLeader() is not None
 
     def close(self) -> None:
         self.destroy()
         self._exchange.close()
+        self._environment.background.close()

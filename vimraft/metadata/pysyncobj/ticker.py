@@ -6,7 +6,6 @@ when it cannot go on, since a manager whose log stands still must not look alive
 """
 
 import threading
-import time
 from typing import Final
 
 import structlog
@@ -69,7 +68,7 @@ class Ticker(threading.Thread):
         if node.dead or not node._isLeader() or not node.otherNodes:
             return
         node.transferLeadership()
-        deadline = time.monotonic() + HAND_OVER_S
-        while node._isLeader() and time.monotonic() < deadline:
+        deadline = node.clock() + HAND_OVER_S
+        while node._isLeader() and node.clock() < deadline:
             if not self._round():
                 return

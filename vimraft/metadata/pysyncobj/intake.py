@@ -1,0 +1,128 @@
+"""Commands on their way into the log, and answers on their way out.
+
+May live here: the queue between other threads and the node's, and what becomes of each command: into the
+log (leader), on to the leader (follower), or refused. PySyncObj's own way does one message for each
+command and each follower, waits for ever for answers that a broken link has swallowed, has no bound on
+what waits for a commit, and runs an entry twice when a callback raises.
+
+Keeps: every queue has a bound; a callback gets one answer at most and never harms the round.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from pysyncobj import FAIL_REASON
+from pysyncobj.node import Node
+
+from vimraft.metadata.pysyncobj.config import COMMAND_QUEUE, MAX_COMMAND_BYTES
+from vimraft.metadata.pysyncobj.members import Change, parse_change
+from vimraft.metadata.pysyncobj.membership import refusal
+
+if TYPE_CHECKING:
+    from vimraft.metadata.pysyncobj.node import RaftNode
+
+log = structlog.get_logger(__name__)
+
+MAX_UNCOMMITTED: Final = 16_384
+"""Entries that a leader holds without a majority's word, and requests that a follower has passed on."""
+MAX_TAKEN_PER_ROUND: Final = 2_048
+
+Answer = Callable[[bytes | None, int], None]
+"""(outcome bytes, FAIL_REASON)"""
+Request = tuple[Node, int]
+"""Who asked, and its number for it: a command that a follower has passed on."""
+
+
+class Intake:
+    def __init__(self, node: "RaftNode") -> None:
+        self._node = node
+        self._queue: deque[tuple[bytes, Answer | Request | None]] = deque()
+
+    def put(self, command: bytes, callback: Answer | Request | None) -> None:
+        """Any thread."""
+        if len(self._queue) >= COMMAND_QUEUE:  # a few threads at most may pass at once
+            self._refuse(callback, FAIL_REASON.QUEUE_FULL)
+        else:
+            self._queue.append((command, callback))
+
+    def take(self) -> bool:
+        """Deal with what has been put; whether anything came into the log."""
+        node, queue = self._node, self._queue
+        before = node.last_index
+        for _ in range(MAX_TAKEN_PER_ROUND):
+            if not queue:
+                break
+            command, callback = queue.popleft()
+            if node._isLeader():
+                self._append(command, callback)
+            elif node._getLeader() is None:
+                self._refuse(callback, FAIL_REASON.MISSING_LEADER)
+            elif isinstance(callback, tuple):
+                self._refuse(callback, FAIL_REASON.NOT_LEADER)
+            else:
+                self._pass_on(command, callback)
+        if queue:
+            node.wake()
+        if node.last_index == before:
+            return False
+        node._SyncObj__sendAppendEntries()
+        return True
+
+    def answer(self, callback: Answer, result: bytes | None, code: int) -> None:
+        try:
+            callback(result, code)
+        except Exception:
+            log.exception("raft.callback_failed")
+
+    def _append(self, command: bytes, callback: Answer | Request | None) -> None:
+        node = self._node
+        if not 0 < len(command) <= MAX_COMMAND_BYTES + 1:
+            self._refuse(callback, FAIL_REASON.REQUEST_DENIED)
+            return
+        if node.last_index - node.raftCommitIndex >= MAX_UNCOMMITTED:
+            self._refuse(callback, FAIL_REASON.QUEUE_FULL)
+            return
+        change = parse_change(command)
+        if change is not None and not self._allowed(change):
+            self._refuse(callback, FAIL_REASON.REQUEST_DENIED)
+            return
+        index, term = node.append(command)
+        if isinstance(callback, tuple):
+            sender, request_id = callback
+            place = {"request_id": request_id, "log_idx": index, "log_term": term}
+            node.send(sender, {"type": "apply_command_response", **place})
+        elif callback is not None:
+            node._SyncObj__commandsWaitingCommit[index].append((term, callback))
+
+    def _allowed(self, change: Change) -> bool:
+        node = self._node
+        why = refusal(change, node.configuration.members, node.peers.progress())
+        if why:
+            log.info("raft.change_refused", kind=change.kind, member=change.address, why=why)
+        return not why
+
+    def _pass_on(self, command: bytes, callback: Answer | None) -> None:
+        node = self._node
+        leader, waiting = node._getLeader(), node._SyncObj__commandsWaitingReply
+        if len(waiting) >= MAX_UNCOMMITTED:
+            self._refuse(callback, FAIL_REASON.QUEUE_FULL)
+            return
+        assert leader is not None
+        node._SyncObj__commandsLocalCounter += 1
+        request_id = node._SyncObj__commandsLocalCounter
+        sent = node.send(leader, {"type": "apply_command", "command": command, "request_id": request_id})
+        if not sent:
+            self._refuse(callback, FAIL_REASON.MISSING_LEADER)
+        elif callback is not None:
+            waiting[request_id] = callback
+
+    def _refuse(self, callback: Answer | Request | None, code: int) -> None:
+        if isinstance(callback, tuple):
+            sender, request_id = callback
+            self._node.send(
+                sender, {"type": "apply_command_response", "request_id": request_id, "error": code}
+            )
+        elif callback is not None:
+            self.answer(callback, None, code)

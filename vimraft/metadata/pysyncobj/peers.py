@@ -1,0 +1,130 @@
+"""The members in force, as PySyncObj and the transport must know them.
+
+May live here: what follows from a changed configuration: whom this node talks to, whom it counts, what a
+leader knows of each, and what members.json keeps. The decisions are in `membership`; the node's thread only.
+"""
+
+from typing import TYPE_CHECKING
+
+import structlog
+from pysyncobj.node import Node, TCPNode
+
+from vimraft.metadata.pysyncobj.disk import Disk
+from vimraft.metadata.pysyncobj.members import (
+    Member,
+    MembersFile,
+    by_address,
+    parse_change,
+    save_members,
+    voters_at,
+)
+from vimraft.metadata.pysyncobj.membership import Acquaintances, Configuration, Progress
+from vimraft.metadata.pysyncobj.recovery import Recovered
+
+if TYPE_CHECKING:
+    from vimraft.metadata.pysyncobj.node import RaftNode
+
+log = structlog.get_logger(__name__)
+
+
+class Peers:
+    def __init__(self, node: "RaftNode", found: Recovered, disk: Disk) -> None:
+        self._node = node
+        self._disk = disk
+        self._initial = tuple(sorted(found.initial_members))
+        snapshot = found.snapshot
+        self.configuration = Configuration(
+            voters_at(self._initial) if snapshot is None else by_address(snapshot.members),
+            found.journal[:],
+            named=snapshot is not None,
+        )
+        self.acquaintances = Acquaintances(
+            dict(found.node_ids), lambda: self.configuration.members, self._save
+        )
+        self.noted: dict[str, Member] = dict(self.configuration.members)
+        """As of the last round. Any thread."""
+
+    # --- the configuration changes ----------------------------------------------------------------
+
+    def appended(self, index: int, command: bytes) -> None:
+        """A membership change is entry `index` now."""
+        self.configuration.append(index, command)
+        self.reconcile()
+
+    def cut(self, first: int) -> None:
+        if self.configuration.last_change >= first:
+            self.configuration.cut(first)
+            self.reconcile()
+
+    def applied(self, command: bytes) -> None:
+        change = parse_change(command)
+        if change is not None and change.kind == "rem" and change.address not in self.configuration.members:
+            self.acquaintances.forget(change.address)
+
+    def reconcile(self) -> None:
+        """Voters are PySyncObj's other nodes; observers its readonly ones: replicated to, not counted."""
+        node = self._node
+        members = self.configuration.members
+        present = {peer.id: peer for peer in node._SyncObj__otherNodes | node._SyncObj__readonlyNodes}
+        for address in sorted(present.keys() - members.keys()):
+            self._drop(present.pop(address))
+        added = sorted(members.keys() - present.keys() - {node.config.self_address})
+        present.update((address, TCPNode(address)) for address in added)
+        node._SyncObj__otherNodes = {peer for address, peer in present.items() if members[address].voter}
+        node._SyncObj__readonlyNodes = set(present.values()) - node._SyncObj__otherNodes
+        for address in added:
+            peer = present[address]
+            node._SyncObj__raftNextIndex[peer] = node.last_index + 1
+            node._SyncObj__raftMatchIndex[peer] = 0
+            node._SyncObj__lastResponseTime[peer] = node.clock()
+            node.transport.addNode(peer)
+
+    def _drop(self, peer: Node) -> None:
+        node = self._node
+        known_of: tuple[dict[Node, int] | dict[Node, float], ...] = (
+            node._SyncObj__raftNextIndex,
+            node._SyncObj__raftMatchIndex,
+            node._SyncObj__lastResponseTime,
+        )
+        for known in known_of:
+            known.pop(peer, None)
+        node._SyncObj__connectedNodes.discard(peer)
+        node._SyncObj__otherNodes.discard(peer)
+        node._SyncObj__readonlyNodes.discard(peer)
+        if peer == node._getLeader():
+            node.follow_nobody()
+        node.transport.dropNode(peer)
+
+    # --- what a leader knows ----------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        node = self._node
+        undecided = node.raftLastApplied < max(node._SyncObj__noopIDx or 0, self.configuration.last_change)
+        return Progress(node.config.self_address, undecided, self._behind)
+
+    def _behind(self, address: str) -> int | None:
+        node, peer = self._node, TCPNode(address)
+        heard = node._SyncObj__lastResponseTime.get(peer)
+        matched = node._SyncObj__raftMatchIndex.get(peer)
+        if heard is None or not matched or node.clock() - heard > node.config.election_min_ms / 1000:
+            return None
+        return node.last_index - matched
+
+    # --- members.json -----------------------------------------------------------------------------
+
+    def note(self) -> None:
+        """Once a round."""
+        members = self.configuration.members
+        if members == self.noted:
+            return
+        self.noted = dict(members)
+        log.info("raft.members_changed", members=sorted(members))
+        try:
+            self._save(self.acquaintances.all())
+        except OSError as error:
+            # Not fatal: after a restart the log and the snapshot decide, this file only informs.
+            log.error("raft.members_not_written", problem=str(error))
+
+    def _save(self, node_ids: dict[str, str]) -> None:
+        latest = tuple(member for _, member in sorted(self.configuration.members.items()))
+        save_members(self._disk, MembersFile(self._initial, latest, node_ids))
