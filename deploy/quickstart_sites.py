@@ -122,6 +122,7 @@ def configure() -> bool:
             f"priority = {_strings(name for name in NAMES if name != site.name)}",
             "[network]",
             *(f'{role} = "{address}"' for role, address in addresses[site.name].items()),
+            "allow_plaintext = true",
             "[raft]",
             f"members = {_strings(members)}",
         ]

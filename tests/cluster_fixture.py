@@ -80,6 +80,7 @@ class Site:
             f'api = "{self.api}"',
             f'nbd = "{self.nbd}"',
             f'peer = "{self.peer}"',
+            "allow_plaintext = true",
             "[raft]",
             f"members = {members!r}",
             "[[sites]]",

@@ -40,9 +40,17 @@ api = "127.0.0.1:7102"
 nbd = "127.0.0.1:10809"
 # NBD, for the other managers only.
 peer = "127.0.0.1:7103"
-# This release does not encrypt traffic between hosts. Addresses other than loopback need this set to
-# true, on a network that nobody else can reach.
-# allow_plaintext = false
+# API and NBD are not encrypted: addresses other than loopback need this set to true, on a network that
+# nobody else can reach. Raft without [tls] needs it too, and is then possible on loopback only.
+allow_plaintext = true
+
+# Mutual TLS between the managers, for the replicated log. Each has a certificate of its own for its raft
+# address, from one CA: vimraft tls init DIR, then vimraft tls issue NAME --raft HOST:PORT --ca DIR.
+# Renewed files are used for new links without a restart.
+# [tls]
+# ca = "/etc/vimraft/tls/ca.crt"
+# cert = "/etc/vimraft/tls/tokyo.crt"
+# key = "/etc/vimraft/tls/tokyo.key"
 
 [raft]
 # The raft addresses of the managers that form the cluster together (the same list at each of them).
@@ -67,6 +75,12 @@ members = ["127.0.0.1:7101"]
 # Bounds of the site's own catalogue.
 # keep_events = 10000
 # keep_load_hours = 48
+
+[backup]
+# Backups of the tables in data_dir/backups: one a day, and one before another release starts for the
+# first time. So many of each are kept. See them with: vimraft meta backups
+# keep_daily = 14
+# keep_before_upgrade = 5
 """
 
 

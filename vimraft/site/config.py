@@ -12,6 +12,8 @@ from msgspec import Struct, field
 
 from vimraft.core.ids import name_problem
 
+MAX_BACKUPS = 1_000
+
 
 class ConfigError(Exception):
     """Names the file, the key, the cause and the remedy."""
@@ -32,7 +34,16 @@ class NetworkConfig(Struct, frozen=True, forbid_unknown_fields=True):
     nbd: str
     peer: str
     allow_plaintext: bool = False
-    """Raft, API and peer I/O are not encrypted yet: addresses other than loopback need this."""
+    """API, client and peer I/O are not encrypted: addresses other than loopback need this. Raft without
+    [tls] needs it too, and then a loopback address."""
+
+
+class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the Raft links: PEM files, made by `vimraft tls`."""
+
+    ca: Path
+    cert: Path
+    key: Path
 
 
 class RaftConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,14 +68,23 @@ class EventsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     keep_load_hours: int = 48
 
 
+class BackupConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Backups of the tables that the manager takes by itself, in `data_dir`/backups."""
+
+    keep_daily: int = 14
+    keep_before_upgrade: int = 5
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     manager: str
     data_dir: Path
     network: NetworkConfig
     sites: tuple[SiteConfig, ...]
     raft: RaftConfig = field(default_factory=RaftConfig)
+    tls: TlsConfig | None = None
     data: DataConfig = field(default_factory=DataConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    backup: BackupConfig = field(default_factory=BackupConfig)
     token_file: Path | None = None
     """Bearer token that callers of the API must show for changes; default `data_dir`/api.token,
     made at the first start. Managers of one cluster share one token."""
@@ -130,20 +150,49 @@ def _check(path: Path, config: Config) -> None:
             host, _ = split_address(address)
         except ValueError as error:
             raise ConfigError(f"{path}: network.{key}: {error}") from None
-        if not is_loopback(host) and not config.network.allow_plaintext:
+        if key != "raft" and not is_loopback(host) and not config.network.allow_plaintext:
             raise ConfigError(
                 f"{path}: network.{key} {address} is not a loopback address, and this release does "
-                "not encrypt traffic between hosts. On an isolated network set "
+                "not encrypt its traffic. On an isolated network set "
                 "network.allow_plaintext = true; otherwise put a tunnel between the sites"
             )
+    _check_raft_links(path, config)
     for member in config.raft.members:
         try:
             split_address(member)
         except ValueError as error:
             raise ConfigError(f"{path}: raft.members: {error}") from None
+    for key in ("keep_daily", "keep_before_upgrade"):
+        if not 1 <= getattr(config.backup, key) <= MAX_BACKUPS:
+            raise ConfigError(f"{path}: backup.{key} must be 1 to {MAX_BACKUPS}")
     raft = config.raft
     if not 50 <= raft.heartbeat_ms < raft.election_min_ms / 3 < raft.election_max_ms / 3:
         raise ConfigError(
             f"{path}: raft timings must satisfy 50 <= heartbeat_ms, 3 * heartbeat_ms < election_min_ms < "
             "election_max_ms"
+        )
+
+
+def _check_raft_links(path: Path, config: Config) -> None:
+    """Mutual TLS, or plain TCP where nobody else can listen."""
+    address, tls = config.network.raft, config.tls
+    if tls is not None:
+        for key in TlsConfig.__struct_fields__:
+            file: Path = getattr(tls, key)
+            if not file.is_absolute():
+                raise ConfigError(f"{path}: tls.{key} {file} is not absolute; write it from /")
+        return
+    remedy = (
+        f"make certificates with vimraft tls init and vimraft tls issue NAME --raft {address}, and name them "
+        "in [tls]"
+    )
+    if not is_loopback(split_address(address)[0]):
+        raise ConfigError(
+            f"{path}: network.raft {address} can be reached from other hosts: the replicated log needs mutual "
+            f"TLS there, whatever network.allow_plaintext says; {remedy}"
+        )
+    if not config.network.allow_plaintext:
+        raise ConfigError(
+            f"{path}: network.raft {address} has no certificate: {remedy}; or, for managers on one host only, "
+            "set network.allow_plaintext = true"
         )

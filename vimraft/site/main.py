@@ -22,7 +22,7 @@ import uvicorn
 
 from vimraft.api.server import make_app
 from vimraft.metadata.port import Log, LogError
-from vimraft.metadata.pysyncobj import PySyncObjConfig, open_log
+from vimraft.metadata.pysyncobj import PySyncObjConfig, TlsFiles, open_log
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.config import Config, ConfigError, load_config, split_address
 from vimraft.site.directory import StartError, locked, write_durably
@@ -113,6 +113,11 @@ async def _open_log(config: Config) -> Log:
         raise StartError(str(error)) from None
 
 
+def _tls_files(config: Config) -> TlsFiles | None:
+    tls = config.tls
+    return None if tls is None else TlsFiles(ca=str(tls.ca), cert=str(tls.cert), key=str(tls.key))
+
+
 async def _open_pysyncobj(config: Config, members: set[str]) -> Log:
     return await open_log(
         PySyncObjConfig(
@@ -123,6 +128,8 @@ async def _open_pysyncobj(config: Config, members: set[str]) -> Log:
             election_max_ms=config.raft.election_max_ms,
             heartbeat_ms=config.raft.heartbeat_ms,
             compaction_entries=config.raft.compaction_entries,
+            tls=_tls_files(config),
+            allow_plaintext=config.network.allow_plaintext,
         )
     )
 

@@ -24,7 +24,7 @@ def test_the_sample_is_the_template() -> None:
 
 
 def test_commented_keys_load_too_and_show_their_defaults(tmp_path: Path) -> None:
-    commented = re.compile(r"^# ([a-z_]+ = .*)$", re.MULTILINE)
+    commented = re.compile(r"^# ([a-z_]+ = .*|\[tls\])$", re.MULTILINE)
     path = tmp_path / "site.toml"
     path.write_text(commented.sub(r"\1", SAMPLE.read_text()))
     everything, plain = load_config(path), load_config(SAMPLE)
@@ -35,7 +35,7 @@ def test_commented_keys_load_too_and_show_their_defaults(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "struct",
     [config.Config, config.SiteConfig, config.NetworkConfig, config.RaftConfig, config.DataConfig,
-     config.EventsConfig],
+     config.EventsConfig, config.TlsConfig],
 )  # fmt: skip
 def test_every_key_is_explained(struct: type[msgspec.Struct]) -> None:
     text = SAMPLE.read_text()

@@ -49,12 +49,12 @@ def test_a_membership_change_of_the_first_release_is_read() -> None:
 
 
 READERS = {
-    "pickle": lambda data: pysyncobj.pickle.loads(data),
+    "pickle": pysyncobj.pickle.loads,
     "pickle.load": lambda data: pysyncobj.pickle.load(io.BytesIO(data)),
-    "journal": lambda data: pysyncobj.journal.loads(data),
-    "syncobj": lambda data: pysyncobj.syncobj.pickle.loads(data),
+    "journal": pysyncobj.journal.loads,
+    "syncobj": pysyncobj.syncobj.pickle.loads,
     "serializer": lambda data: pysyncobj.serializer.pickle.load(io.BytesIO(data)),
-    "tcp_connection": lambda data: pysyncobj.tcp_connection.pickle.loads(data),
+    "tcp_connection": pysyncobj.tcp_connection.pickle.loads,
 }
 
 

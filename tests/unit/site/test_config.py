@@ -10,6 +10,7 @@ GOOD = """
 manager = "tokyo"
 data_dir = "/var/lib/vimraft/tokyo"
 [network]
+allow_plaintext = true
 raft = "127.0.0.1:7001"
 api = "127.0.0.1:7002"
 nbd = "127.0.0.1:7003"
@@ -45,7 +46,10 @@ def test_a_small_file_gets_the_defaults(tmp_path: Path) -> None:
         (('manager = "tokyo"', 'manager = "tokyo"\nspeed = 3'), "speed"),
         (("/var/lib", "var/lib"), "not absolute"),
         (("127.0.0.1:7003", "127.0.0.1:99999"), "network.nbd"),
-        (("127.0.0.1:7004", "192.0.2.7:7004"), "network.peer"),
+        (("127.0.0.1:7001", "192.0.2.7:7001"), "vimraft tls init"),
+        (("allow_plaintext = true", ""), "vimraft tls init"),
+        (("[[sites]]", "[tls]\nca = 'a'\ncert = '/b'\nkey = '/c'\n[[sites]]"), "tls.ca a is not absolute"),
+        (("[[sites]]", "[tls]\nca = '/a'\n[[sites]]"), "cert"),
         (('name = "tokyo"', 'name = "tokyo"\n[[sites]]\nname = "tokyo"'), "listed twice"),
         (("[network]", "[raft]\nheartbeat_ms = 900\n[network]"), "raft timings"),
         (("[network]", "[raft]\nmembers = ['nowhere']\n[network]"), "raft.members"),
@@ -61,11 +65,22 @@ def test_a_bad_file_is_refused_with_the_file_and_the_key(
     assert "site.toml" in str(caught.value)
 
 
+TLS = "[tls]\nca = '/a'\ncert = '/b'\nkey = '/c'\n[[sites]]"
+
+
 def test_other_hosts_are_allowed_when_asked_for(tmp_path: Path) -> None:
-    text = GOOD.replace("127.0.0.1:7004", "192.0.2.7:7004").replace(
-        "[network]", "[network]\nallow_plaintext = true"
-    )
+    text = GOOD.replace("127.0.0.1:7004", "192.0.2.7:7004")
     assert load(tmp_path, text).network.peer == "192.0.2.7:7004"
+    text = text.replace("allow_plaintext = true", "").replace("[[sites]]", TLS)
+    with pytest.raises(ConfigError, match="network.peer"):
+        load(tmp_path, text)
+
+
+def test_raft_with_certificates_may_be_anywhere(tmp_path: Path) -> None:
+    text = GOOD.replace("127.0.0.1:7001", "192.0.2.7:7001").replace("[[sites]]", TLS)
+    tls = load(tmp_path, text).tls
+    assert tls is not None
+    assert tls.cert == Path("/b")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ install()  # before any other module binds PySyncObj's own
 
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import AddressInUse, CorruptData, DirectoryInUse, Misconfigured
+from vimraft.metadata.pysyncobj.handshake import TlsFiles
 from vimraft.metadata.pysyncobj.log import PySyncObjLog, open_log
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "Misconfigured",
     "PySyncObjConfig",
     "PySyncObjLog",
+    "TlsFiles",
     "open_log",
 ]

@@ -70,7 +70,7 @@ def loads(data: bytes | str) -> Any:
         return _Unpickler(io.BytesIO(raw)).load()
     except UnpicklingRefused:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a pickle may raise anything
         raise UnpicklingRefused(f"not a pickle: {type(error).__name__}: {error}") from None
 
 
