@@ -117,7 +117,7 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
             autoTick=False,  # the stock thread ends when the thread that made the node ends
             appendEntriesUseBatch=False,  # 0.4 ms a commit instead of a heartbeat period
             commandsWaitLeader=False,  # a clear "no leader" instead of a wait without bound
-            dynamicMembershipChange=True,
+            dynamicMembershipChange=False,  # the node changes members itself (see membership.py)
             bindAddress=self.self_address,  # the default listens on every interface
             maxBindRetries=1,
             raftMinTimeout=self.election_min_ms / 1000,
@@ -133,8 +133,8 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
             logCompactionMinEntries=sys.maxsize,
             logCompactionMinTime=sys.maxsize,
             useFork=False,
-            journalFile=str(self.journal_path),
-            fullDumpFile=str(self.snapshot_path),
+            journalFile=None,  # handed over by journal_hook
+            fullDumpFile="replaced",  # never looked at: the node loads what recovery has checked
             # Present so that PySyncObj pickles no live object; the node replaces the serializer that
             # would call them (see snapshot.py).
             serializer=_replaced,
