@@ -56,13 +56,13 @@ def members_table(membership: Membership) -> Sheet:
 
 
 def quorum_line(membership: Membership) -> Text:
-    """`voters 3 of 3 in contact, 2 needed  observers 1  term 7  generation 1  seen by osaka`"""
+    """`voters 3 of 3 up, 2 needed  observers 1  term 7  generation 1  seen by osaka`"""
     enough = membership.voters_reachable >= membership.voters_needed
     style = BAD if not enough else WARN if membership.voters_reachable < membership.voters else GOOD
     observers = sum(member.role == "observer" for member in membership.members)
     return Text.assemble(
         ("voters ", DIM), (f"{membership.voters_reachable} of {membership.voters}", style),
-        (" in contact, ", DIM), str(membership.voters_needed), (" needed  observers ", DIM), str(observers),
+        (" up, ", DIM), str(membership.voters_needed), (" needed  observers ", DIM), str(observers),
         ("  term ", DIM), str(membership.term), ("  generation ", DIM), str(membership.generation),
         ("  seen by ", DIM), membership.seen_by,
     )  # fmt: skip

@@ -224,7 +224,7 @@ def test_priority_and_settings(cluster: Cluster) -> None:
 
 def test_managers_are_listed_shown_promoted_and_removed(cluster: Cluster) -> None:
     listed = cluster("manager", "ls").out
-    for words in ("sendai", "observer", "17", "voters 3 of 3 in contact, 2 needed", "generation 1"):
+    for words in ("sendai", "observer", "17", "voters 3 of 3 up, 2 needed", "generation 1"):
         assert words in listed
     rows = cluster("manager", "ls", "-o", "json").json()
     assert {row["name"]: row["role"] for row in rows}["sendai"] == "observer"

@@ -23,7 +23,7 @@ def test_the_managers_fit_the_terminal_and_lose_nothing(width: int) -> None:
     text = text_of(render_members.membership_view(reply), width)
     assert max(len(line) for line in text.splitlines()) <= width
     flat = " ".join(text.split())
-    for words in ("observer", "leader", "42 ms", "12 s", "voters 3 of 3 in contact, 2 needed", "observers 1",
+    for words in ("observer", "leader", "42 ms", "12 s", "voters 3 of 3 up, 2 needed", "observers 1",
                   "term 7", "generation 1"):  # fmt: skip
         assert words in flat
 
@@ -49,7 +49,7 @@ def test_the_console_shows_the_vote_of_each_manager_and_those_without_a_site() -
     for width in (80, 120):
         lines = shown(data, View(), width, 30)
         text = "\n".join(lines)
-        assert "voters 3 of 3 in contact, 2 needed  observers 1  term 7  generation 1" in lines[2]
+        assert "voters 3 of 3 up, 2 needed  observers 1  term 7  generation 1" in lines[2]
         assert any("kyoto" in line and "observer" in line and "1.5 s" in line for line in lines)
         assert any("(sendai)" in line and "observer" in line for line in lines)
         assert "voter" in text
