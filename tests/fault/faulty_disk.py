@@ -21,6 +21,9 @@ from typing import Any
 from vimraft.metadata.pysyncobj.disk import OsDisk, OsFile
 
 NAMES = "names.json"
+"""As of the last sync of names."""
+LIVE = "live-"
+"""Before a number: a hard link to the file itself, so that what a lost name stood for can be found."""
 
 
 class Killer:
@@ -79,7 +82,7 @@ class Shadow:
             old.unlink()
         for file in sorted(directory.iterdir()):  # what a start finds is on the disk
             if file.is_file() and file.name != "lock":
-                number = self.made(file.name)
+                number = self.made(file)
                 (path / str(number)).write_bytes(file.read_bytes())
         self.names_synced()
 
@@ -87,10 +90,11 @@ class Shadow:
         with self._lock:
             return self._names[name]
 
-    def made(self, name: str) -> int:
+    def made(self, file: Path) -> int:
         with self._lock:
-            self._names[name] = number = next(self._numbers)
-        (self._path / str(number)).touch()
+            self._names[file.name] = number = next(self._numbers)
+            (self._path / str(number)).touch()
+            os.link(file, self._path / f"{LIVE}{number}")
         return number
 
     def renamed(self, old: str, new: str) -> None:
@@ -103,10 +107,9 @@ class Shadow:
 
     def names_synced(self) -> None:
         with self._lock:
-            data = json.dumps(self._names)
-        temporary = self._path / (NAMES + ".new")
-        temporary.write_text(data)
-        temporary.replace(self._path / NAMES)
+            temporary = self._path / (NAMES + ".new")
+            temporary.write_text(json.dumps(self._names))
+            temporary.replace(self._path / NAMES)
 
     def synced(self, number: int, size: int, written: list[tuple[int, bytes]]) -> None:
         with (self._path / str(number)).open("r+b") as file:
@@ -178,7 +181,7 @@ def install(options: dict[str, Any], directory: Path) -> None:
         handle = real_open(self, name, create=create)._handle
         number = 0
         if faults.shadow is not None:
-            number = faults.shadow.made(name) if new else faults.shadow.number(name)
+            number = faults.shadow.made(directory / name) if new else faults.shadow.number(name)
         return FaultyFile(handle, faults, number)
 
     def rename_faulty(self: OsDisk, old: str, new: str) -> None:
