@@ -7,6 +7,7 @@ entries would break both promises).
 """
 
 import uuid
+import zlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,7 +22,7 @@ FIRST_GENERATION: Final = 1
 _CLUSTERS: Final = uuid.UUID("3c7f6f0e-35a4-5d53-8f0a-6c2f1f0d9b7e")
 
 
-class Identity(Struct, frozen=True, forbid_unknown_fields=True):
+class Identity(Struct, frozen=True):
     node_id: str
     cluster: str
     """"": this node was told to join a cluster and has not met it yet (see `adopt`)."""
@@ -32,6 +33,15 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True):
     def stamp(self) -> bytes:
         """What the journal carries. By the node alone: cluster and generation may be learnt later."""
         return uuid.UUID(self.node_id).bytes
+
+
+class _Content(Identity, frozen=True, forbid_unknown_fields=True):
+    check: int = 0
+    """CRC32 of the rest."""
+
+
+def _check(identity: Identity) -> int:
+    return zlib.crc32(msgspec.json.encode(identity))
 
 
 def cluster_of(first_members: Iterable[str]) -> str:
@@ -51,7 +61,10 @@ def load(disk: Disk) -> Identity | None:
     if data is None:
         return None
     try:
-        identity = msgspec.json.decode(data, type=Identity)
+        content = msgspec.json.decode(data, type=_Content)
+        identity = Identity(content.node_id, content.cluster, content.generation)
+        if _check(identity) != content.check:
+            raise ValueError("damaged (checksum)")
         uuid.UUID(identity.node_id)
     except (msgspec.MsgspecError, ValueError) as error:
         raise CorruptData(f"{disk.describe(IDENTITY)}: not an identity: {error}. {REMEDY}") from None
@@ -60,7 +73,8 @@ def load(disk: Disk) -> Identity | None:
 
 def save(disk: Disk, identity: Identity) -> None:
     """Raises OSError; then the old one is still there."""
-    write_durably(disk, IDENTITY, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+    content = _Content(identity.node_id, identity.cluster, identity.generation, _check(identity))
+    write_durably(disk, IDENTITY, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
 
 
 def load_or_make(disk: Disk, first_members: Iterable[str], *, forming: bool = True) -> Identity:

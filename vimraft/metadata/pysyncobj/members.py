@@ -8,6 +8,7 @@ and folds the membership entries of the journal over it.
 
 import io
 import pickle
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, get_args
 
@@ -139,6 +140,8 @@ class _FirstRelease(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Content(MembersFile, frozen=True, forbid_unknown_fields=True):
     format: Literal[2] = 2
+    check: int = 0
+    """CRC32 of the rest: a flipped bit makes another address otherwise."""
 
 
 def load_members(disk: Disk) -> MembersFile | None:
@@ -149,7 +152,10 @@ def load_members(disk: Disk) -> MembersFile | None:
     try:
         if b'"format"' in data:
             content = msgspec.json.decode(data, type=_Content)
-            return MembersFile(content.initial, content.latest, content.node_ids)
+            members = MembersFile(content.initial, content.latest, content.node_ids)
+            if _check(members) != content.check:
+                raise CorruptData(f"{disk.describe(MEMBERS)}: damaged (checksum). {REMEDY}")
+            return members
         first = msgspec.json.decode(data, type=_FirstRelease)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptData(f"{disk.describe(MEMBERS)}: not a member list: {error}. {REMEDY}") from None
@@ -158,5 +164,10 @@ def load_members(disk: Disk) -> MembersFile | None:
 
 def save_members(disk: Disk, members: MembersFile) -> None:
     """Raises OSError; then the old list is still there."""
-    content = _Content(members.initial, members.latest, dict(sorted(members.node_ids.items())))
+    members = MembersFile(members.initial, members.latest, dict(sorted(members.node_ids.items())))
+    content = _Content(members.initial, members.latest, members.node_ids, check=_check(members))
     write_durably(disk, MEMBERS, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+
+
+def _check(members: MembersFile) -> int:
+    return zlib.crc32(msgspec.json.encode(members))
