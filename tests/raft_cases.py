@@ -157,6 +157,13 @@ class NodeProcess:
             "propose", command=msgspec.to_builtins(command), deadline_ms=deadline_ms, **given
         )
 
+    async def add(self, member: "NodeProcess", *, deadline_ms: int = 10_000, **given: Any) -> None:
+        """Let `member`, which runs, in. Raises CallFailed."""
+        node_id = (await member.status())["node_id"]
+        await self.call(
+            "add_member", address=member.address, node_id=node_id, deadline_ms=deadline_ms, **given
+        )
+
     async def status(self) -> dict[str, Any]:
         return await self.call("status")
 

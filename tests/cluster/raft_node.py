@@ -76,7 +76,12 @@ class Server:
         }
 
     async def add_member(self, given: dict[str, Any]) -> dict[str, Any]:
-        await self.log.add_member(given["address"], deadline_ms=given["deadline_ms"])
+        await self.log.add_member(
+            given["address"],
+            node_id=given.get("node_id", ""),
+            voter=given.get("voter", True),
+            deadline_ms=given["deadline_ms"],
+        )
         return {}
 
     async def remove_member(self, given: dict[str, Any]) -> dict[str, Any]:

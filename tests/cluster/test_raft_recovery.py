@@ -89,8 +89,8 @@ async def test_a_fourth_node_joins_a_compacted_cluster_by_snapshot_and_stays(tmp
         await asyncio.sleep(1.5)  # more than its election timeout: it must not stand for election
         assert (await leader.status())["term"] == term
         inviting = next(node for node in cluster.nodes if node is not leader)
-        await inviting.call("add_member", address=joining.address, deadline_ms=10_000)
-        await inviting.call("add_member", address=joining.address, deadline_ms=10_000)  # idempotent
+        await inviting.add(joining)
+        await inviting.add(joining)  # idempotent
         await cluster.same_digest(cluster.nodes)
         assert (await leader.status())["term"] == term
         assert "before" in (await joining.tables())["storages"]
@@ -141,10 +141,10 @@ async def test_one_node_alone_grows_to_three_one_after_the_other(tmp_path: Path)
         joining = [cluster.make(address, [first.address]) for address in free_addresses(2)]
         await asyncio.gather(*(node.start() for node in joining))
         # Both at once, asked for at different places: one change at a time all the same.
-        await first.call("add_member", address=joining[0].address, deadline_ms=10_000)
+        await first.add(joining[0])
         await asyncio.gather(
-            first.call("add_member", address=joining[1].address, deadline_ms=10_000),
-            joining[0].call("add_member", address=joining[1].address, deadline_ms=10_000),
+            first.add(joining[1]),
+            joining[0].add(joining[1]),
         )
         await joining[1].propose(storage("three"))
         await cluster.same_digest(cluster.nodes)

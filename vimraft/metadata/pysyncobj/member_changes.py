@@ -91,11 +91,11 @@ class MemberChanges:
                     raise UnknownOutcome(
                         f"membership of {address}: no confirmation before the deadline"
                     ) from error
-                raise Unavailable(f"membership of {address} is unchanged: {error}") from error
+                raise Unavailable(self._why_not(kind, address, str(error))) from error
             if self._loop.time() >= deadline:
                 if submitted:
                     raise UnknownOutcome(f"membership of {address}: no confirmation before the deadline")
-                raise Unavailable(self._why_not(kind, address))
+                raise Unavailable(self._why_not(kind, address, "another change is under way"))
             if kind == "rem" and await self._led_by(address):
                 continue
             _, code = await self._proposals.attempt(
@@ -121,10 +121,11 @@ class MemberChanges:
         await asyncio.sleep(self._node.config.heartbeat_ms / 1000)
         return True
 
-    def _why_not(self, kind: ChangeKind, address: str) -> str:
-        if kind == "add":
-            return f"{address} is an observer and has not caught up yet: ask again later"
-        return f"membership of {address} is unchanged: another change is under way"
+    def _why_not(self, kind: ChangeKind, address: str, cause: str) -> str:
+        member = self._node.known_members.get(address)
+        if kind == "add" and member is not None and not member.voter:
+            return f"{address} is an observer and has not caught up yet ({cause}): ask again later"
+        return f"membership of {address} is unchanged: {cause}"
 
 
 class _Turn:
