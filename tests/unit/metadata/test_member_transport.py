@@ -209,7 +209,9 @@ def test_a_node_without_a_cluster_is_let_in_only_by_its_name_in_the_log(
     a, b = make(low, high), make(high, low, identity=FakeIdentity("new", cluster="", generation=0))
     assert "other-cluster" in refused(a, b, at=a, other=b)
     a.network.named = lambda address, node_id: (address, node_id) == (high, "new")
+    assert b.links.cluster_of(b.nodes[low]) == ("", 0)
     linked(a, b)
+    assert b.links.cluster_of(b.nodes[low]) == (FakeIdentity("").cluster, 1)
 
 
 def test_a_refusal_is_logged_once(

@@ -52,6 +52,11 @@ class GatedTransport(Transport):
         del node
         return "", 0
 
+    def congested(self, node: Node) -> bool:
+        """So much waits for it already that more should be sent later."""
+        del node
+        return False
+
     # --- the gate ---------------------------------------------------------------------------------
 
     def send(self, node: Node, message: Message) -> bool:

@@ -44,7 +44,7 @@ LOOK_S: Final = 0.1
 PAUSED_S: Final = 0.5
 """After a pause of this process (SIGSTOP, a frozen guest) what peers said waits unread: it is read before
 anyone is called silent."""
-CONGESTED_BYTES: Final = 4 << 20
+CONGESTED_BYTES: Final = 16 << 20
 
 
 class _Link:
@@ -101,6 +101,12 @@ class MemberTransport(GatedTransport):
     def last_contact(self, node: Node) -> float | None:
         """When (node's clock) the last frame from it came."""
         return self._last_contact.get(node)
+
+    def cluster_of(self, node: Node) -> tuple[str, int]:
+        """(cluster, generation) that the other end of the link with it has named; ("", 0): unknown."""
+        link = self._links.get(node)
+        peer = link.handshake.peer if link is not None and link.up else None
+        return ("", 0) if peer is None else (peer.cluster, peer.generation)
 
     def is_connected(self, node: Node) -> bool:
         link = self._links.get(node)

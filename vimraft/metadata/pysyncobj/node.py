@@ -135,6 +135,7 @@ class RaftNode(SyncObj):
             install=self._install,
             failed=self._compaction_failed,
             background=environment.background,
+            congested=lambda peer: self.transport.congested(peer),
         )
         self.transport = self._SyncObj__transport
         self._durability.gate = self.transport

@@ -77,11 +77,14 @@ class SnapshotExchange:
         failed: Callable[[], None],
         background: Background,
         recovered: Snapshot | None = None,
+        congested: Callable[[Node], bool] = lambda _: False,
     ) -> None:
         """`current(previous, last)`: the snapshot of this moment, `last` being the newest entry applied.
         `wanted`: a received snapshot is of this cluster and ahead of this node. `install`: it is on stable
         storage, take it. `failed`: writing did not succeed. `background` runs what it is given, once, in a
-        thread of its own or at once. `recovered`: for a first `deserialize` at start."""
+        thread of its own or at once. `recovered`: for a first `deserialize` at start.
+        `congested`: a node that has not taken what it was sent; its next part waits for a later heartbeat,
+        since PySyncObj would otherwise hand the whole file to a slow link at once."""
         self._disk = disk
         self._current = current
         self._wanted = wanted
@@ -89,6 +92,7 @@ class SnapshotExchange:
         self._failed = failed
         self._background = background
         self._next_load = recovered
+        self._congested = congested
         self.loaded_index = 0 if recovered is None else recovered.index
         """The node must have applied at least this much once a load is over."""
         self._lock = threading.Lock()
@@ -171,7 +175,9 @@ class SnapshotExchange:
     # --- sending ----------------------------------------------------------------------------------
 
     def getTransmissionData(self, node: Node) -> tuple[bytes, bool, bool] | None:  # noqa: N802
-        """The next (chunk, is first, is last) for `node`; the last one is empty."""
+        """The next (chunk, is first, is last) for `node`; the last one is empty. None: not now."""
+        if self._congested(node):
+            return None
         first = node not in self._outgoing
         try:
             if first:
