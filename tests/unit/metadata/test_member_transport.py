@@ -249,6 +249,7 @@ def test_a_peer_that_does_not_read_is_cut_off_at_the_bound(
 ) -> None:
     low, high = two
     monkeypatch.setattr(connection, "MAX_BACKLOG_BYTES", 8 << 20)
+    monkeypatch.setattr(member_transport, "CONGESTED_BYTES", 4 << 20)
     a = make(low, high)
     sock = call(low)
     sock.sendall(hello(high) + frame(encode_frame(Ready())))

@@ -112,12 +112,6 @@ class MemberTransport(GatedTransport):
         link = self._links.get(node)
         return link is not None and link.up
 
-    def cluster_of(self, node: Node) -> tuple[str, int]:
-        """(cluster, generation) that the other end has named; ("", 0): no link, or it knows none."""
-        link = self._links.get(node)
-        peer = link.handshake.peer if link is not None and link.up else None
-        return ("", 0) if peer is None else (peer.cluster, peer.generation)
-
     def backlog_bytes(self, node: Node) -> int:
         """Sent, and not yet taken by the kernel."""
         link = self._links.get(node)

@@ -135,7 +135,7 @@ class RaftNode(SyncObj):
             install=self._install,
             failed=self._compaction_failed,
             background=environment.background,
-            congested=lambda peer: self.transport.congested(peer),
+            congested=lambda peer: self.transport.congested(peer),  # noqa: PLW0108 - it is set below
         )
         self.transport = self._SyncObj__transport
         self._durability.gate = self.transport
