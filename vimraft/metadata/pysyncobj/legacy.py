@@ -4,6 +4,9 @@ May live here: reading PySyncObj's FileJournal and its meta file, and the conver
 start; a crash at any moment leaves a directory that this converts again or that is converted. The order:
 identity.json, then the journal under its old name in one step, then the meta file goes. The snapshot stays
 as it is (format 1 is read) until the next one replaces it, and so does members.json.
+
+Commands lose their pickle on the way: the first release wrote (method number, (codec bytes,)) around each
+command and PySyncObj's own list for a membership change. Every node makes the same of the same entry.
 """
 
 import io
@@ -16,7 +19,7 @@ from vimraft.metadata.pysyncobj.disk import Disk, read_whole
 from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
 from vimraft.metadata.pysyncobj.identity import Identity
 from vimraft.metadata.pysyncobj.journal import JOURNAL, write_journal
-from vimraft.metadata.pysyncobj.members import load_members
+from vimraft.metadata.pysyncobj.members import encode_change, load_members, parse_change
 from vimraft.metadata.pysyncobj.records import Contents, Header, LogEntry
 from vimraft.metadata.pysyncobj.snapshot_file import SNAPSHOT
 
@@ -27,6 +30,16 @@ _LAST_RECORD = struct.Struct("<I")
 _LAST_RECORD_AT: Final = 36
 _LENGTH = struct.Struct("<I")
 _ENTRY = struct.Struct("<QQ")
+REGULAR: Final = b"\x00"
+_UNREADABLE: Final = (
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    AttributeError,
+    ImportError,
+)
 _LEFT_OVER: Final = (META, META + ".tmp", "members.json.tmp", "snapshot.tmp")
 
 
@@ -53,6 +66,10 @@ def convert(disk: Disk, self_address: str) -> Identity | None:
         disk.remove(JOURNAL)
         _clean(disk)
         return None
+    try:
+        contents.entries = [(unpickled(command), index, term) for command, index, term in contents.entries]
+    except ValueError as error:
+        raise CorruptData(f"{disk.describe(JOURNAL)}: {error}. {REMEDY}") from None
     mine = identity.load_or_make(disk, remembered.initial, forming=self_address in remembered.initial)
     mark = watermark.load(disk, JOURNAL)
     serial = 1 if mark is None else mark.serial + 1
@@ -110,8 +127,34 @@ def _read_entries(data: bytes) -> list[LogEntry]:
     return entries
 
 
+def unpickled(command: bytes) -> bytes:
+    """What this release writes for an entry of the first one. Raises ValueError."""
+    change = parse_change(command)
+    if change is not None:
+        return encode_change(change.kind, change.address, change.node_id)
+    if command[:1] != REGULAR or len(command) == 1:
+        return command
+    try:
+        _, (data,) = _Plain(io.BytesIO(command[1:])).load()[:2]
+    except _UNREADABLE as error:
+        raise ValueError(f"a command cannot be read: {error}") from None
+    if not isinstance(data, bytes):
+        raise ValueError("a command is not of bytes")
+    return REGULAR + data
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
 class _Plain(pickle.Unpickler):
+    """Plain values only. Pickles of protocol 2 know no bytes: there they are a call of _codecs.encode."""
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
         raise pickle.UnpicklingError(f"{module}.{name} has no place there")
 
 
@@ -121,7 +164,7 @@ def _read_meta(data: bytes) -> tuple[int, str | None, int] | None:
         meta = _Plain(io.BytesIO(data)).load()
         term, voted_for = meta.get("currentTerm", 0), meta.get("votedForNodeId")
         commit = meta.get("raftCommitIndex", 1)
-    except (pickle.UnpicklingError, ValueError, TypeError, LookupError, EOFError, AttributeError):
+    except _UNREADABLE:
         return None
     if not isinstance(term, int) or not isinstance(commit, int) or not isinstance(voted_for, str | None):
         return None
