@@ -15,7 +15,8 @@ import uvicorn
 from msgspec.structs import replace
 
 from vimraft.api import schema as s
-from vimraft.api.errors import Refused
+from vimraft.api import schema_meta as m
+from vimraft.api.errors import IndexOutOfReach, Refused
 from vimraft.api.server import make_app
 from vimraft.core.ids import LocalName, StorageAddress
 from vimraft.core.reasons import Exists, NoSpace, NotFound, SiteFree
@@ -177,6 +178,7 @@ class FakeService:
         self.join_reply = s.JoinReply(
             cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",), cluster="c", generation=1
         )
+        self.backup_file = b"no backup was put here"
         self.jobs: dict[str, list[s.JobReply]] = {}
         """Answers to polls, the last one for ever."""
 
@@ -209,7 +211,9 @@ class FakeService:
             raise self.fault
         return self.reply
 
-    async def table(self, which: str, *, name: str | None, offset: int, limit: int) -> s.TableReply:
+    async def table(
+        self, which: str, *, name: str | None, offset: int, limit: int, at: int | None = None
+    ) -> s.TableReply:
         if self.fault is not None:
             raise self.fault
         columns, rows = self._rows(which)
@@ -217,8 +221,15 @@ class FakeService:
         kept = [row for row in rows if name is None or (first == "common name" and row[0] == name)]
         return s.TableReply(
             title=which.replace("-", " "), columns=columns, rows=tuple(kept[offset : offset + limit]),
-            as_of=self.reply.as_of,
+            as_of=self._as_of(at),
         )  # fmt: skip
+
+    def _as_of(self, at: int | None) -> s.AsOf:
+        if at is None:
+            return self.reply.as_of
+        if not 100 <= at <= self.reply.as_of.index:
+            raise IndexOutOfReach(at, 100, self.reply.as_of.index)
+        return replace(self.reply.as_of, index=at)
 
     def _rows(self, which: str) -> tuple[tuple[str, ...], list[tuple[str | int, ...]]]:
         reals, volumes = self.reply.reals, self.reply.volumes
@@ -243,7 +254,7 @@ class FakeService:
     async def volume(self, name: str) -> s.VolumeReply:
         return self._volume_reply(self._found(name))
 
-    async def volume_map(self, name: str) -> s.MapReply:
+    async def volume_map(self, name: str, at: int | None = None) -> s.MapReply:
         found = self._found(name)
         sectors = found.size_bytes // 512
         segment = Segment(
@@ -255,7 +266,7 @@ class FakeService:
             epoch=found.epoch,
             owner=found.owner,
             replicas=(Replica(local_name=LocalName("volume A"), state="in_sync", segments=(segment,)),),
-            table=await self.table("virtual-sectors", name=name, offset=0, limit=100),
+            table=await self.table("virtual-sectors", name=name, offset=0, limit=100, at=at),
         )
 
     async def volume_uri(self, name: str, site: str | None) -> s.UriReply:
@@ -346,7 +357,7 @@ class FakeService:
 
     async def history(self, *, limit: int) -> s.HistoryReply:
         change = MapChange(index=12, at_ms=NOW_MS, who="root@[::1]", what="built", name="db-main")
-        return s.HistoryReply(changes=(change,), as_of=self.reply.as_of)
+        return s.HistoryReply(changes=(change,), as_of=self.reply.as_of, oldest_index=100)
 
     async def members(self) -> s.MembersReply:
         if self.fault is not None:
@@ -365,6 +376,51 @@ class FakeService:
         self, name: str, *, force: bool, who: str, request_id: str | None, passed: bool
     ) -> s.DoneReply:
         return self._done("remove_manager", (name, force), request_id)
+
+    async def meta_status(self) -> m.MetaStatusReply:
+        if self.fault is not None:
+            raise self.fault
+        return m.MetaStatusReply(
+            cluster_id=self.reply.cluster_id,
+            cluster="4f2f8a9c-3b1e-5c0d-9a57-000000000000",
+            generation=1,
+            level=1,
+            highest_level=2,
+            managers=(
+                m.ManagerLevel(name="nagoya", release="0.1.0", reads=1, heard=True),
+                m.ManagerLevel(name="osaka", release="", reads=None, heard=False),
+                m.ManagerLevel(name="tokyo", release="0.2.0", reads=2, heard=True),
+            ),
+            answered_by="tokyo",
+            as_of=self.reply.as_of,
+            oldest_index=100,
+            newest_backup=self._backup(),
+            backup_problem="",
+        )
+
+    def _backup(self) -> m.BackupInfo:
+        return m.BackupInfo(
+            name="20260921T160000Z-g1-i1200-daily.vimraft-backup",
+            at_ms=NOW_MS,
+            index=1200,
+            generation=1,
+            kind="daily",
+            size_bytes=3 * MIB,
+        )
+
+    async def upgrade(self, request: m.UpgradeRequest, *, who: str, request_id: str | None) -> m.UpgradeReply:
+        self._note("upgrade", request, request_id)
+        return m.UpgradeReply(before=1, level=2, planned=request.plan, index=1235)
+
+    async def backup(self, *, who: str) -> bytes:
+        if self.fault is not None:
+            raise self.fault
+        return self.backup_file
+
+    async def backups(self) -> m.BackupsReply:
+        return m.BackupsReply(
+            manager="tokyo", directory="/var/lib/vimraft/backups", backups=(self._backup(),), problem=""
+        )
 
     async def heartbeat(self, beat: s.Heartbeat) -> None:
         self._note("heartbeat", beat, None)

@@ -25,8 +25,16 @@ from vimraft.api.advice_codes import (
     unknown_outcome,
 )
 from vimraft.api.advice_members import from_membership_fault
+from vimraft.api.advice_meta import from_out_of_reach
 from vimraft.api.caller_errors import CallerError
-from vimraft.api.errors import DeviceProblem, ManagerUnreachable, MembershipFault, PassedOn, Refused
+from vimraft.api.errors import (
+    DeviceProblem,
+    IndexOutOfReach,
+    ManagerUnreachable,
+    MembershipFault,
+    PassedOn,
+    Refused,
+)
 from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
@@ -135,7 +143,7 @@ def _in_use(reason: InUse) -> Advice:
         f"{reason.name}; it can be removed once nothing lies on it",
         "storage": "remove its real volumes first (vimraft real rm STORAGE:LUN)",
         "manager": "delete its volumes, or give its sites to another manager, first",
-        "site": "remove its storages and real volumes first",
+        "site": "remove its storages and real volumes first, and take it out of the orders of other sites",
     }
     return make_advice(
         "conflict",
@@ -241,6 +249,8 @@ def from_exception(error: BaseException) -> Advice:
             return Advice(error.status, exit_code_of(error.reply.code), error.reply)
         case MembershipFault():
             return from_membership_fault(error)
+        case IndexOutOfReach():
+            return from_out_of_reach(error)
         case LogError():
             return from_log_error(error)
         case BackendError():

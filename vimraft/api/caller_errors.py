@@ -191,3 +191,30 @@ class DeviceStuck(CallerError):
         self.device = device
         self.expected = expected
         self.waited_s = waited_s
+
+
+class MetaError(CallerError):
+    """Base of what goes wrong around backups and new generations."""
+
+
+class FileExists(MetaError):
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+
+class BackupBad(MetaError):
+    """A backup cannot be used; `problem` names the file, the cause and the remedy."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class NotTyped(MetaError):
+    """Something that loses changes was not confirmed by typing; `option` stands for it in scripts."""
+
+    def __init__(self, what: str, option: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.option = option

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from vimraft.api import schema
+from vimraft.api import schema, schema_meta
 from vimraft.api.advice import from_status
 from vimraft.api.caller_errors import ApiError, BadReply, NoAnswer, Unreachable
 from vimraft.api.context import Context, load_context
@@ -111,7 +111,20 @@ class Client:
         params: dict[str, str | int] | None = None,
         repeatable: bool = True,
     ) -> T:
-        """`repeatable`: may be sent again after a lost answer (a read, or deduplicated by its id)."""
+        url, answer = self._answer(method, path, body=body, params=params, repeatable=repeatable)
+        return _decode(answer, reply_type, url)
+
+    def _answer(
+        self,
+        method: Method,
+        path: str,
+        *,
+        body: msgspec.Struct | None = None,
+        params: dict[str, str | int] | None = None,
+        repeatable: bool = True,
+    ) -> tuple[str, httpx.Response]:
+        """(who answered, its answer); a success. `repeatable`: may be sent again after a lost answer (a
+        read, or deduplicated by its id)."""
         request_id = uuid.uuid4().hex
         headers = {} if method == "GET" else {"X-Request-Id": request_id}
         content = None
@@ -137,7 +150,7 @@ class Client:
                 raise BadReply(url, str(error)) from None
             if answer.is_success:
                 self._prefer(url)
-                return _decode(answer, reply_type, url)
+                return url, answer
             refusal = _refusal(answer, url)
             if refusal.status == 503:
                 attempts.problems[url] = refusal.reply.message
@@ -181,21 +194,31 @@ class Client:
         return self._call("GET", "/v1/status", schema.StatusReply)
 
     def table(
-        self, which: TableName, *, name: str | None = None, offset: int = 0, limit: int = PAGE_ROWS
+        self,
+        which: TableName,
+        *,
+        name: str | None = None,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+        at: int | None = None,
     ) -> schema.TableReply:
-        """One page of a table."""
+        """One page of a table; `at`: as it was after the command of that index."""
         params: dict[str, str | int] = {"offset": offset, "limit": limit}
         if name is not None:
             params["name"] = name
+        if at is not None:
+            params["at"] = at
         return self._call("GET", f"/v1/tables/{which}", schema.TableReply, params=params)
 
-    def whole_table(self, which: TableName, *, name: str | None = None) -> schema.TableReply:
+    def whole_table(
+        self, which: TableName, *, name: str | None = None, at: int | None = None
+    ) -> schema.TableReply:
         """All pages of one version of the tables; never a part. Raises ApiError when they keep changing."""
         for _ in range(3):
-            first = page = self.table(which, name=name)
+            first = page = self.table(which, name=name, at=at)
             rows = list(first.rows)
             while len(page.rows) == PAGE_ROWS and page.version == first.version:
-                page = self.table(which, name=name, offset=len(rows))
+                page = self.table(which, name=name, offset=len(rows), at=at)
                 rows.extend(page.rows)
             if page.version == first.version:
                 return msgspec.structs.replace(first, rows=tuple(rows), as_of=page.as_of)
@@ -211,8 +234,10 @@ class Client:
     def volume(self, name: str) -> schema.VolumeReply:
         return self._call("GET", f"/v1/volumes/{_part(name)}", schema.VolumeReply)
 
-    def volume_map(self, name: str) -> schema.MapReply:
-        return self._call("GET", f"/v1/volumes/{_part(name)}/map", schema.MapReply)
+    def volume_map(self, name: str, *, at: int | None = None) -> schema.MapReply:
+        """`at`: as it was after the command of that index."""
+        params: dict[str, str | int] = {} if at is None else {"at": at}
+        return self._call("GET", f"/v1/volumes/{_part(name)}/map", schema.MapReply, params=params)
 
     def volume_uri(self, name: str, site: str | None = None) -> schema.UriReply:
         params: dict[str, str | int] = {} if site is None else {"site": site}
@@ -230,6 +255,16 @@ class Client:
 
     def history(self, *, limit: int = 100) -> schema.HistoryReply:
         return self._call("GET", "/v1/history", schema.HistoryReply, params={"limit": limit})
+
+    def meta_status(self) -> schema_meta.MetaStatusReply:
+        return self._call("GET", "/v1/meta/status", schema_meta.MetaStatusReply)
+
+    def backup(self) -> bytes:
+        """The content of a backup file; not checked (vimraft.metadata.backup)."""
+        return self._answer("GET", "/v1/meta/backup")[1].content
+
+    def backups(self) -> schema_meta.BackupsReply:
+        return self._call("GET", "/v1/meta/backups", schema_meta.BackupsReply)
 
     # -- changing ----------------------------------------------------------------------------------
 
@@ -267,6 +302,10 @@ class Client:
     def set_setting(self, name: str, value: int) -> schema.DoneReply:
         body = schema.SettingRequest(value=value)
         return self._call("PUT", f"/v1/settings/{_part(name)}", schema.DoneReply, body=body)
+
+    def upgrade(self, *, plan: bool = False) -> schema_meta.UpgradeReply:
+        body = schema_meta.UpgradeRequest(plan=plan)
+        return self._call("POST", "/v1/meta/upgrade", schema_meta.UpgradeReply, body=body)
 
     def join(self, request: schema.JoinRequest) -> schema.JoinReply:
         """Idempotent by the manager's name."""

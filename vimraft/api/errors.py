@@ -92,3 +92,13 @@ class IdentityChanged(MembershipFault):
 
 class OnlyItself(MembershipFault):
     """A manager cannot take itself out, and no other can be reached to do it."""
+
+
+class IndexOutOfReach(ApiFault):
+    """The tables of this index are not known any more, or not yet."""
+
+    def __init__(self, index: int, oldest: int, newest: int) -> None:
+        super().__init__(str(index))
+        self.index = index
+        self.oldest = oldest
+        self.newest = newest

@@ -253,7 +253,10 @@ class EventsReply(Struct, frozen=True):
 
 class HistoryReply(Struct, frozen=True):
     changes: tuple[MapChange, ...]
+    """Without what they replaced: that is for looking back, `?at=INDEX`."""
     as_of: AsOf
+    oldest_index: int = 0
+    """From here on the tables of every index are known."""
 
 
 class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -274,6 +277,8 @@ class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """It shall have full tables and no vote. Without: it is promoted to voter as soon as it has caught up."""
     replace: bool = False
     """It comes back with an empty disk in place of the manager of the same name."""
+    level: int = 1
+    """The highest level that its release reads (vimraft.core.levels)."""
 
 
 class JoinSite(Struct, frozen=True, forbid_unknown_fields=True):
@@ -391,6 +396,8 @@ class Heartbeat(Struct, frozen=True):
     reals: dict[str, IoRates] = field(default_factory=dict)
     release: str = ""
     raft: RaftView | None = None
+    level: int = 1
+    """The highest level that its release reads; the first release does not say."""
 
 
 class DoneReply(Struct, frozen=True):

@@ -4,23 +4,30 @@ May live here: Litestar handlers (one line each), the token guard and the error 
 msgspec natively, so the structs of vimraft.api.schema are the bodies and the OpenAPI schemas at once.
 """
 
-import hmac
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
-from litestar import Litestar, Request, Response, delete, get, post, put
-from litestar.connection import ASGIConnection
+from litestar import Litestar, Response, delete, get, post, put
 from litestar.datastructures import State as AppState
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import FromPath, FromQuery, JSONBody, PathParameter, QueryParameter, SkipValidation
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Response as PlainResponse
 
 from vimraft import __version__
 from vimraft.api.advice import from_exception
+from vimraft.api.callers import (
+    AnyRequest,
+    Caller,
+    From,
+    Lun,
+    Manager,
+    provide_caller,
+    provide_service,
+    require_token,
+)
 from vimraft.api.errors import PassedOn
 from vimraft.api.schema import (
     AddRealRequest,
@@ -45,56 +52,15 @@ from vimraft.api.schema import (
     UriReply,
     VolumeReply,
 )
+from vimraft.api.server_meta import META_HANDLERS
 from vimraft.api.service import Service
-from vimraft.core.ids import MAX_LUN
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
 MAX_PAGE = 10_000
 MAX_INT64 = (1 << 63) - 1
-MAX_REQUEST_ID_CHARS = 64
-
-AnyRequest = Request[Any, Any, AppState]
-
-
-class Caller:
-    """Who asks, for history and events, and under which request id."""
-
-    __slots__ = ("request_id", "who")
-
-    def __init__(self, who: str, request_id: str | None) -> None:
-        self.who = who
-        self.request_id = request_id
-
-
-Lun = Annotated[int, PathParameter(ge=0, le=MAX_LUN)]
-Manager = NamedDependency[SkipValidation[Service]]
-From = NamedDependency[SkipValidation[Caller]]
-
-
-def provide_service(request: AnyRequest) -> Service:
-    return cast(Service, request.app.state["service"])
-
-
-def provide_caller(request: AnyRequest) -> Caller:
-    who = request.headers.get("X-Vimraft-User", "")[:64]
-    host = request.client.host if request.client else "?"
-    request_id = request.headers.get("X-Request-Id")
-    if request_id is not None and (
-        not 0 < len(request_id) <= MAX_REQUEST_ID_CHARS or not request_id.isprintable()
-    ):
-        raise HTTPException(
-            status_code=400, detail=f"X-Request-Id must be 1 to {MAX_REQUEST_ID_CHARS} printable characters"
-        )
-    return Caller(f"{who}@{host}" if who.isprintable() and who else host, request_id)
-
-
-def require_token(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    service = cast(Service, connection.app.state["service"])
-    shown = connection.headers.get("Authorization", "")
-    if not hmac.compare_digest(shown.encode(), f"Bearer {service.token}".encode()):
-        raise HTTPException(status_code=401, detail="token")
+At = Annotated[int | None, QueryParameter(ge=0, le=MAX_INT64)]
 
 
 @get("/v1/health", summary="This manager runs")
@@ -114,8 +80,10 @@ async def table(
     name: FromQuery[str | None] = None,
     offset: Annotated[int, QueryParameter(ge=0, le=MAX_INT64)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    at: At = None,
 ) -> TableReply:
-    return await service.table(which, name=name, offset=offset, limit=limit)
+    """`at`: as it was after the command of that index."""
+    return await service.table(which, name=name, offset=offset, limit=limit, at=at)
 
 
 @get("/v1/volumes/{name:str}", guards=[require_token])
@@ -124,8 +92,9 @@ async def volume(service: Manager, name: FromPath[str]) -> VolumeReply:
 
 
 @get("/v1/volumes/{name:str}/map", guards=[require_token])
-async def volume_map(service: Manager, name: FromPath[str]) -> MapReply:
-    return await service.volume_map(name)
+async def volume_map(service: Manager, name: FromPath[str], at: At = None) -> MapReply:
+    """`at`: as it was after the command of that index."""
+    return await service.volume_map(name, at=at)
 
 
 @get("/v1/volumes/{name:str}/uri", guards=[require_token])
@@ -324,6 +293,7 @@ def make_app(service: Service) -> Litestar:
             heartbeat,
             metrics,
             openapi,
+            *META_HANDLERS,
         ],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),

@@ -36,6 +36,10 @@ WAIT_STEP_S = 0.2
 vol = typer.Typer(no_args_is_help=True, help="Virtual volumes: build, list, show, grow, delete.")
 maps = typer.Typer(no_args_is_help=True, help="The mapping between virtual and real volumes.")
 
+At = Annotated[
+    int | None,
+    typer.Option("--at", metavar="INDEX", min=0, help="as it was after this index (see: vimraft history)"),
+]
 Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="64M, 1.5G, 1TiB or plain bytes")]
 
 
@@ -159,9 +163,9 @@ def uri(
 
 
 @maps.command("show")
-def map_show(ctx: typer.Context, name: VolumeArgument, _output: Output = Format.TABLE) -> None:
-    """Show which real sectors hold which virtual sectors of a volume."""
-    reply = options(ctx).client().volume_map(name)
+def map_show(ctx: typer.Context, name: VolumeArgument, at: At = None, _output: Output = Format.TABLE) -> None:
+    """Show which real sectors hold which virtual sectors of a volume, now or at an earlier index."""
+    reply = options(ctx).client().volume_map(name, at=at)
     options(ctx).data(reply, lambda: _map_view(reply))
 
 
@@ -172,20 +176,20 @@ def _map_view(reply: MapReply) -> RenderableType:
     return Group(head, render.table_reply(reply.table))
 
 
-def _tables_of(client: Client, name: str | None) -> dict[TableName, TableReply]:
+def _tables_of(client: Client, name: str | None, at: int | None) -> dict[TableName, TableReply]:
     """The four tables; for a volume's name those rows of the real ones that it lies on."""
-    found = {which: client.whole_table(which, name=name) for which in TABLE_NAMES}
+    found = {which: client.whole_table(which, name=name, at=at) for which in TABLE_NAMES}
     if name is None:
         return found
     sectors = found["virtual-sectors"]
     if sectors.rows:
         used = {_real_of(sectors, row) for row in sectors.rows}
         for which in ("real-identifying", "real-free"):
-            whole = client.whole_table(which)
+            whole = client.whole_table(which, at=at)
             kept = tuple(row for row in whole.rows if _real_of(whole, row) in used)
             found[which] = replace(whole, rows=kept)
     elif not any(reply.rows for reply in found.values()):
-        client.volume(name)  # says that there is none, and which there are
+        client.volume_map(name, at=at)  # says that there is none, and which there are
     return found
 
 
@@ -200,11 +204,12 @@ def tables(
         str | None,
         typer.Argument(help="only rows of this volume (or storage)", autocompletion=complete_volume),
     ] = None,
+    at: At = None,
     _output: Output = Format.TABLE,
 ) -> None:
     """Show the four replicated tables, as this manager holds them (also without a quorum)."""
     opts = options(ctx)
-    replies = _tables_of(opts.client(), name)
+    replies = _tables_of(opts.client(), name, at)
 
     def view() -> RenderableType:
         parts: list[RenderableType] = []

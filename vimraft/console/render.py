@@ -327,8 +327,10 @@ def history_table(reply: HistoryReply) -> RenderableType:
     table = Sheet(("index", "right"), ("when", "left"), ("who", "left"), ("what", "left"), ("name", "left"))
     for change in reply.changes:
         table.add(str(change.index), clock(change.at_ms, date=True), change.who, change.what, change.name)
-    body: RenderableType = table if reply.changes else Text("(no changes yet)", style=DIM)
-    return Group(body, as_of_line(reply.as_of))
+    if not reply.changes:
+        return Group(Text("(no changes yet)", style=DIM), as_of_line(reply.as_of))
+    hint = f"earlier maps: vimraft map show VOLUME --at INDEX, from index {reply.oldest_index} on"
+    return Group(table, Text(hint, style=DIM), as_of_line(reply.as_of))
 
 
 def rates_line(io: IoRates) -> Text:

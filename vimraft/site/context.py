@@ -53,6 +53,8 @@ class SiteContext:
         self.real_rates: dict[Role, RateBoard] = {"export": RateBoard(), "store": RateBoard()}
         self.problems: dict[str, Problem] = {}
         """Real volume → what its data plane reported since it was last taken into use."""
+        self.backup_problem = ""
+        """Why the last automatic backup could not be taken."""
         self._quorum_at_s = time.monotonic()
 
     @property
@@ -91,7 +93,7 @@ class SiteContext:
             return f"refused by the others: {why}; see: vimraft manager show {self.me}"
         if not raft.has_quorum:
             return "no quorum: tables may be old, changes wait"
-        return ""
+        return self.backup_problem
 
     def as_of(self) -> AsOf:
         now_s = time.monotonic()

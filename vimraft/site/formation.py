@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 
+from vimraft.core import levels
 from vimraft.core.commands import Command, FormCluster, Rejected, SetManager, SetSite
 from vimraft.core.ids import SiteName
 from vimraft.core.reasons import Exists
@@ -30,6 +31,7 @@ def own_entry(site: SiteContext) -> Manager:
         api_url=site.config.api_url,
         nbd_address=network.nbd,
         peer_address=network.peer,
+        level=levels.LATEST if site.state.level >= levels.MANAGERS_SAY_LEVEL else levels.FIRST,
     )
 
 
@@ -39,7 +41,7 @@ def next_step(site: SiteContext) -> Command | None:
     state = site.state
     if not state.cluster_id:
         return (
-            FormCluster(cluster_id=uuid.uuid4().hex, settings=Settings())
+            FormCluster(cluster_id=uuid.uuid4().hex, settings=Settings(), level=levels.LATEST)
             if site.config.raft.members
             else None
         )

@@ -21,6 +21,7 @@ import structlog
 from vimraft.api.caller_errors import ApiError, CallerError
 from vimraft.api.client import Client
 from vimraft.api.schema import JoinReply, JoinRequest, JoinSite
+from vimraft.core import levels
 from vimraft.metadata.port import Log
 from vimraft.site.config import Config
 from vimraft.site.directory import StartError, locked, sync_directory, write_durably
@@ -120,6 +121,7 @@ def _request(
         node_id=node_id,
         observer=observer,
         replace=replace,
+        level=levels.LATEST,
     )
 
 

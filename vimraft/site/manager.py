@@ -21,12 +21,15 @@ import structlog
 from vimraft import __version__
 from vimraft.api.advice_members import refused_advice
 from vimraft.api.schema import Heartbeat
+from vimraft.core import levels
 from vimraft.core.commands import Applied, Rejected, ReopenVolumes, SetRealVolumeState
 from vimraft.core.ids import RealId, StorageAddress
 from vimraft.core.tables import State
 from vimraft.data.feed import Hello, Problem, Role, Stats
+from vimraft.metadata.backup import BackupHeader, Kind
 from vimraft.metadata.port import Log, LogError
 from vimraft.site import devices
+from vimraft.site.backups import BackupDirectory, DailyBackups
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.changes import ChangeOperations
 from vimraft.site.changes_to_events import events_between
@@ -39,6 +42,7 @@ from vimraft.site.join import ask_for_seat
 from vimraft.site.lease import LeaseKeeper
 from vimraft.site.member_views import raft_view, refusal
 from vimraft.site.membership import MemberOperations
+from vimraft.site.meta import MetaOperations, backup_header
 from vimraft.site.planes import spawn_plane
 from vimraft.site.reads import ReadOperations
 from vimraft.site.releases import ReleaseWorker
@@ -54,7 +58,7 @@ RECHECK_FAILED_S = 5.0
 RETRY_S = 1.0
 
 
-class SiteManager(ReadOperations, ChangeOperations, MemberOperations):
+class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperations):
     """One running manager; also the Service behind its API."""
 
     def __init__(self, config: Config, token: str, replicated_log: Log, catalogue: Catalogue) -> None:
@@ -96,6 +100,12 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations):
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_leader: str | None = None
         self._members_lock = asyncio.Lock()
+        self.daily_backups = DailyBackups(
+            BackupDirectory(config.data_dir, config.backup),
+            ready=lambda: bool(self.site.state.cluster_id),
+            header=self._backup_header,
+            record=self._record_backup,
+        )
 
     def _supervisor(self, role: Role, address: str) -> Supervisor:
         run_dir = self.config.data_dir / "run"
@@ -135,6 +145,7 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations):
         self._spawn(self._record_load())
         self._spawn(self._recheck_failed())
         self._spawn(self._watch_leader())
+        self._spawn(self.daily_backups.run())
         await self.site.record("manager.started", self.config.manager, "info", "site manager started")
 
     async def stop(self, *, leave_data_plane: bool) -> None:
@@ -245,7 +256,16 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations):
             reals=my_reals(self.site),
             release=__version__,
             raft=raft_view(self.site.log.status()),
+            level=levels.LATEST,
         )
+
+    def _backup_header(self, kind: Kind) -> tuple[BackupHeader, State]:
+        state, quorum = self.site.state, self.site.log.status().has_quorum
+        return backup_header(self.site, state, who=self.site.me, kind=kind, quorum=quorum), state
+
+    def _record_backup(self, name: str, severity: str, message: str) -> None:
+        self.site.backup_problem = self.daily_backups.problem
+        self._spawn(self.site.record(name, self.config.manager, severity, message))
 
     # background
 

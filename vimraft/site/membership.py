@@ -33,6 +33,7 @@ from vimraft.api.errors import (
     StillAlive,
 )
 from vimraft.api.schema import DoneReply, JoinReply, JoinRequest, MembersReply
+from vimraft.core import levels
 from vimraft.core.apply import plan
 from vimraft.core.commands import Applied, Command, Rejected, RemoveManager, RemoveSite, SetManager, SetSite
 from vimraft.core.ids import ManagerName, SiteName
@@ -81,6 +82,7 @@ class MemberOperations:
             api_url=request.api_url,
             nbd_address=request.nbd_address,
             peer_address=request.peer_address,
+            level=request.level if self.site.state.level >= levels.MANAGERS_SAY_LEVEL else levels.FIRST,
         )
         async with self._members_lock:
             state = await self.site.fresh_state()
@@ -249,12 +251,8 @@ class MemberOperations:
         """Without a row (never there, or removed by an earlier try of this request) the tables say which."""
         tries_left = REMOVE_TRIES
         while manager is not None:
-            state = self.site.state
-            for site in sorted(s.name for s in state.sites.values() if s.manager == manager.name):
-                await self._commit(RemoveSite(name=site), who, None)
-            outcome = plan(self.site.state, command)
-            if isinstance(outcome, Rejected):
-                raise Refused(outcome.reason)
+            _check_removable(self.site.state, manager, command)
+            await self._remove_sites(manager, who)
             await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
             tries_left -= 1
             try:
@@ -264,6 +262,20 @@ class MemberOperations:
                     raise
                 request_id = None  # that id has its answer
         return DoneReply(index=(await self._commit(command, who, request_id)).index)
+
+    async def _remove_sites(self, manager: Manager, who: str) -> None:
+        """Out of the orders of others too: where no space is left to be found, nobody looks."""
+        own = _sites_of(self.site.state, manager)
+        for site in self.site.state.sites.values():
+            if site.name not in own and not own.isdisjoint(site.priority):
+                order = tuple(name for name in site.priority if name not in own)
+                await self._commit(SetSite(site=msgspec.structs.replace(site, priority=order)), who, None)
+        for name in own:  # of one another
+            site = self.site.state.sites[name]
+            if site.priority:
+                await self._commit(SetSite(site=msgspec.structs.replace(site, priority=())), who, None)
+        for name in sorted(own):
+            await self._commit(RemoveSite(name=name), who, None)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -333,3 +345,22 @@ class MemberOperations:
 
 def _addresses(manager: Manager) -> tuple[str, ...]:
     return manager.raft_address, manager.api_url, manager.nbd_address, manager.peer_address
+
+
+def _sites_of(state: State, manager: Manager) -> set[SiteName]:
+    return {site.name for site in state.sites.values() if site.manager == manager.name}
+
+
+def _check_removable(state: State, manager: Manager, command: RemoveManager) -> None:
+    """Before anything is changed: whatever will be refused is refused now."""
+    own = _sites_of(state, manager)
+    for name in sorted(own):
+        storages = tuple(f"storage {s.address}" for s in state.storages.values() if s.site == name)
+        if storages:
+            raise Refused(InUse("site", name, storages))
+    without = state.sites
+    for name in own:
+        without = without.delete(name)
+    outcome = plan(state._replace(sites=without), command)
+    if isinstance(outcome, Rejected):
+        raise Refused(outcome.reason)

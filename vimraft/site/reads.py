@@ -9,8 +9,9 @@ import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from vimraft import __version__
-from vimraft.api.errors import Refused
+from vimraft.api.errors import IndexOutOfReach, Refused
 from vimraft.api.schema import (
+    AsOf,
     EventsReply,
     Heartbeat,
     HistoryReply,
@@ -22,7 +23,7 @@ from vimraft.api.schema import (
     UriReply,
     VolumeReply,
 )
-from vimraft.core import views
+from vimraft.core import history, views
 from vimraft.core.ids import ManagerName, RealId, SiteName, VolumeName
 from vimraft.core.reasons import Invalid, NotFound
 from vimraft.core.tables import State, Volume
@@ -97,17 +98,19 @@ class ReadOperations:
             membership=members,
         )
 
-    async def table(self, which: str, *, name: str | None, offset: int, limit: int) -> TableReply:
+    async def table(
+        self, which: str, *, name: str | None, offset: int, limit: int, at: int | None = None
+    ) -> TableReply:
         make = TABLES.get(which)
         if make is None:
             raise Refused(Invalid("table", which, f"is none of {', '.join(TABLES)}"))
-        state = await self.site.fresh_state()
+        state, as_of = await self._tables(at)
         table = make(state, name or "", offset, limit)
         return TableReply(
             title=table.title,
             columns=table.columns,
             rows=tuple(table.rows),
-            as_of=self.site.as_of(),
+            as_of=as_of,
             version=state.history[-1].index if state.history else state.index,
         )
 
@@ -115,8 +118,23 @@ class ReadOperations:
         state, volume = await self._find(name)
         return reply_of(state, volume, volume_io(state, self.health, name), index=state.index)
 
-    async def volume_map(self, name: str) -> MapReply:
-        state, volume = await self._find(name)
+    async def _tables(self, at: int | None) -> tuple[State, AsOf]:
+        """The newest tables, or those after command `at`. Raises IndexOutOfReach."""
+        state = await self.site.fresh_state()
+        if at is None:
+            return state, self.site.as_of()
+        found = history.tables_at(state, at)
+        if isinstance(found, history.OutOfReach):
+            raise IndexOutOfReach(at, found.oldest, found.newest)
+        return found, AsOf(index=at, age_seconds=0.0, quorum=True)  # what was does not get old
+
+    async def volume_map(self, name: str, at: int | None = None) -> MapReply:
+        if at is None:
+            state, volume = await self._find(name)
+            as_of = self.site.as_of()
+        else:
+            state, as_of = await self._tables(at)
+            volume = _named(state, name)
         table = views.virtual_sectors(state, name, 0, MAX_REPLY_SEGMENTS)
         return MapReply(
             name=volume.name,
@@ -124,9 +142,7 @@ class ReadOperations:
             epoch=volume.epoch,
             owner=volume.owner,
             replicas=volume.replicas,
-            table=TableReply(
-                title=table.title, columns=table.columns, rows=tuple(table.rows), as_of=self.site.as_of()
-            ),
+            table=TableReply(title=table.title, columns=table.columns, rows=tuple(table.rows), as_of=as_of),
         )
 
     async def volume_uri(self, name: str, site: str | None) -> UriReply:
@@ -166,7 +182,10 @@ class ReadOperations:
 
     async def history(self, *, limit: int) -> HistoryReply:
         state = await self.site.fresh_state()
-        return HistoryReply(changes=state.history[-limit:], as_of=self.site.as_of())
+        changes = tuple([msgspec.structs.replace(c, before=None) for c in state.history[-limit:]])
+        return HistoryReply(
+            changes=changes, as_of=self.site.as_of(), oldest_index=history.oldest_index(state)
+        )
 
     async def heartbeat(self, beat: Heartbeat) -> None:
         if beat.manager != self.site.me:
@@ -208,6 +227,11 @@ class ReadOperations:
         if volume is None or self.site.log.status().has_quorum:
             state = await self.site.fresh_state()
             volume = state.volumes.get(VolumeName(name))
-        if volume is None:
-            raise Refused(NotFound("virtual volume", name[:80], tuple(sorted(state.volumes))[:MAX_KNOWN]))
-        return state, volume
+        return state, _named(state, name)
+
+
+def _named(state: State, name: str) -> Volume:
+    volume = state.volumes.get(VolumeName(name))
+    if volume is None:
+        raise Refused(NotFound("virtual volume", name[:80], tuple(sorted(state.volumes))[:MAX_KNOWN]))
+    return volume

@@ -56,6 +56,8 @@ class ReleaseWorker:
 
     async def _confirm(self, release: Release) -> bool:
         state = self._site.state
+        if release.release_id not in state.releases:
+            return True  # its real volume has left the pool since
         if self._site.installed_index() < state.index and not await self._installed(state):
             return False
         mine = self._own_part(state, release)

@@ -219,7 +219,13 @@ class PagedClient(Client):
         self.asked = 0
 
     def table(
-        self, which: str, *, name: str | None = None, offset: int = 0, limit: int = PAGE_ROWS
+        self,
+        which: str,
+        *,
+        name: str | None = None,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+        at: int | None = None,
     ) -> schema.TableReply:
         self.asked += 1
         rows = tuple((n,) for n in range(offset, min(offset + limit, 2 * PAGE_ROWS + 5)))
