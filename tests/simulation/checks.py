@@ -13,6 +13,7 @@ of the state machine (how many commands it has taken), indexes those of the Raft
 - at the end: nothing acknowledged is missing, all nodes are equal, everything has been decided.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -53,6 +54,10 @@ class Checks:
         self.leaders: dict[int, tuple[str, int]] = {}
         self.highest_term = 0
         self.may_vote: set[str] = set()
+        self.must_not_vote: set[str] = set()
+        """Wiped: what they have promised is forgotten."""
+        self.entry_seen: Callable[[bytes], None] = lambda command: None
+        """Called with each new entry of any log."""
         self.completed = 0
         """The highest position of anything completed."""
         self.acknowledged: dict[bytes, int] = {}
@@ -110,6 +115,7 @@ class Checks:
             known = entries.get((index, term))
             if known is None:
                 entries[index, term] = (command, before)
+                self.entry_seen(command)
             elif known[0] != command or (before is not None and known[1] not in (None, before)):
                 self.violate(
                     "log matching", f"{machine.name} entry {index} of term {term} differs from another's"
@@ -142,7 +148,7 @@ class Checks:
         known = self.leaders.setdefault(term, (machine.address, machine.life))
         if known != (machine.address, machine.life):
             self.violate("election safety", f"{machine.name} leads in term {term}, and so does {known[0]}")
-        if machine.address not in self.may_vote:
+        if not self._is_voter(machine.address):
             self.violate("no voter leads", f"{machine.name} leads in term {term}")
         first, last = log[0][1], log[-1][1]
         for index, (committed_term, command) in self.committed.items():
@@ -161,6 +167,9 @@ class Checks:
                 )
                 return
 
+    def _is_voter(self, address: str) -> bool:
+        return address in self.may_vote and address not in self.must_not_vote
+
     # --- on the wire --------------------------------------------------------------------------------
 
     def sends(self, machine: Machine, target: str, message: Any) -> None:
@@ -177,7 +186,7 @@ class Checks:
                 self.violate(
                     "two votes", f"{machine.name} votes for {choice} in term {term}, and for {known}"
                 )
-            if kind == "response_vote" and address not in self.may_vote:
+            if kind == "response_vote" and not self._is_voter(address):
                 self.violate("vote of a non-voter", f"{machine.name} votes in term {term}")
         sent = self._terms_sent.get(address, 0)
         if term < sent:

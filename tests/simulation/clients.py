@@ -1,8 +1,9 @@
 """Clients: each has one request under way, and asks again under the same id until it knows the outcome.
 
-May live here: the retry rules of the product's log (`vimraft.metadata.pysyncobj.log`) on simulated time, and
-above them what a caller does when a manager dies or answers "unknown": the same request, at another manager.
-A request of which *every* attempt was certainly not done may be given up; then it must never take effect.
+May live here: the retry rules of the product's log (`vimraft.metadata.pysyncobj.proposals`) on simulated
+time, and above them what a caller does when a manager dies or answers "unknown": the same request, at another
+manager. A request of which *every* attempt was certainly not done may be given up; then it must never take
+effect.
 """
 
 import random
@@ -14,7 +15,13 @@ from pysyncobj import FAIL_REASON
 from tests.simulation.checks import Checks
 from tests.simulation.machine import Machine
 from tests.simulation.world import World
-from vimraft.metadata.pysyncobj.log import _NOT_DONE, FIRST_ATTEMPT_S, MAX_ATTEMPT_S, RETRY_PAUSE_S
+from vimraft.metadata.pysyncobj.proposals import (
+    FIRST_ATTEMPT_S,
+    MAX_ATTEMPT_S,
+    NO_ANSWER,
+    NOT_DONE,
+    RETRY_PAUSE_S,
+)
 
 SESSION_S = (0.5, 4.0)
 READ_SHARE = 0.2
@@ -96,7 +103,7 @@ class Client:
         self._token: object = None
         self._step()
 
-    # --- one session: as PySyncObjLog._until ------------------------------------------------------------
+    # --- one session: as Proposals.until ------------------------------------------------------------
 
     def _step(self) -> None:
         machine = self._machine
@@ -119,7 +126,7 @@ class Client:
         with machine.running():
             machine.kind.submit(machine.node, self._data, done)
         machine.wake_at(now)
-        self._world.at(until, self._settle, token, None, FAIL_REASON.UNKNOWN_OUTCOME)
+        self._world.at(until, self._settle, token, None, NO_ANSWER)
 
     def _settle(self, token: object, result: Any, code: int) -> None:
         if token is not self._token:
@@ -128,9 +135,10 @@ class Client:
         if code == FAIL_REASON.SUCCESS:
             self._finish(result)
             return
-        if code not in _NOT_DONE:
+        if code not in NOT_DONE:
             self._session_doubt = True
-            self._attempt_s = min(2 * self._attempt_s, MAX_ATTEMPT_S)
+            if code == NO_ANSWER:
+                self._attempt_s = min(2 * self._attempt_s, MAX_ATTEMPT_S)
         self._world.after(RETRY_PAUSE_S, self._step)
 
     def machine_ended(self, machine: Machine) -> None:

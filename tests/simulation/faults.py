@@ -25,7 +25,7 @@ class Faults:
         self._machines = machines
         self._settings = settings
         self._random: random.Random = world.fork_random("faults")
-        self._stopped = False
+        self.stopped = False
         self._slowed: list[Any] = []
         self.further: dict[str, Callable[[], None]] = {}
         """Kinds that only one kind of node knows (membership, wiped disks)."""
@@ -37,7 +37,7 @@ class Faults:
         return self._random.expovariate(1 / self._settings.fault_every_s)
 
     def _next(self) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         name = self._random.choice(self._settings.faults)
         own = self.further.get(name)
@@ -49,7 +49,7 @@ class Faults:
 
     def stop(self) -> None:
         """Everything heals, everybody is started."""
-        self._stopped = True
+        self.stopped = True
         self._world.note("FAULTS", "end")
         for path, delay_s in self._slowed:
             path.delay_s = delay_s
@@ -196,12 +196,17 @@ class Faults:
 
     def _compaction_kill(self, tries: int = 200) -> None:
         """All of them, while a snapshot is being written somewhere."""
-        if self._stopped or tries == 0:
+        if self.stopped or tries == 0:
             return
         if any(machine.up and machine.dumping for machine in self._machines):
             self.note("kill all in a compaction")
+            how = self._random.choice(("killed", "killed", "power"))
             for machine in self._machines:
-                self._stop_machine(machine, power=False)
+                if machine.dumping and self._random.random() < 0.7:
+                    machine.crash_in = (self._random.randint(0, 12), how)
+                    self._for_a_while(self._restart_if_down, machine, span=DOWN_S)
+                else:
+                    self._stop_machine(machine, power=how == "power")
             return
         self._world.after(0.01, self._compaction_kill, tries - 1)
 

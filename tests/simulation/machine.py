@@ -86,7 +86,7 @@ class Machine:
         self.on_end: Callable[[Machine, str], None] = lambda machine, why: None
         self._due: float | None = None
         self._again = False
-        self.disk = SimDisk(on_operation=self._operation)
+        self.disk = SimDisk(on_operation=self.operation)
         self.sync_s = 0.0
         """How long a sync takes."""
         self.crash_in: tuple[int, str] | None = None
@@ -145,6 +145,9 @@ class Machine:
                     self._died()
                     return
                 self.up = False
+                if isinstance(error, OSError):  # such as a full disk: it is started again later
+                    self.world.note(self.name, "fails to start", repr(error))
+                    return
                 self.refused = f"{type(error).__name__}: {error}"
                 self.world.note(self.name, "refuses", self.refused)
                 self.on_end(self, "refused to start")
@@ -242,7 +245,7 @@ class Machine:
 
     # --- disk ------------------------------------------------------------------------------------------
 
-    def _operation(self, _name: str, what: str) -> None:
+    def operation(self, _name: str, what: str) -> None:
         if self.dying:
             raise Crashed  # whatever the node does with the first one
         if what not in CHANGES:

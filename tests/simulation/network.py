@@ -56,7 +56,8 @@ class Connection:
         a, b = self.machines
         return b if a.address == address else a
 
-    def send(self, source: str, payload: Any, departure: float) -> None:
+    def send(self, source: str, payload: Any, departure: float, *, once: bool = False) -> None:
+        """`once`: not even a faulty network repeats it."""
         network = self.network
         path = network.paths[source, self.other(source).address]
         rng = path.random
@@ -66,7 +67,7 @@ class Connection:
         arrival = max(self.last[source], departure + delay)
         self.last[source] = arrival
         network.world.at(arrival, self._arrive, source, payload)
-        if path.duplicate and rng.random() < path.duplicate:
+        if path.duplicate and not once and rng.random() < path.duplicate:
             network.world.at(arrival + rng.random() * 0.5, self._arrive, source, payload)
 
     def _arrive(self, source: str, payload: Any) -> None:

@@ -30,7 +30,7 @@ FAULTS: Final = (
     "slow-disk",
     "clock-step",
 )
-HARDENED_FAULTS: Final = (*FAULTS, "wipe", "members", "old-config")
+HARDENED_FAULTS: Final = (*FAULTS, "wipe", "members", "members", "old-config")
 
 
 class Timing(Struct, frozen=True):
@@ -67,9 +67,9 @@ def choose(rng: random.Random, *, hardened: bool) -> Settings:
         timing=Timing(compaction_entries=rng.choice((12, 20, 40))),
         faults=chosen,
         fault_every_s=rng.choice((0.6, 1.2, 2.5)),
-        duration_s=rng.choice((12.0, 16.0)),
+        duration_s=rng.choice((10.0, 14.0)),
         clients=rng.choice((3, 5, 8)),
-        think_s=rng.choice((0.1, 0.4, 0.8)),
+        think_s=rng.choice((0.15, 0.4, 1.0)),
         delay_s=rng.choice((0.0003, 0.001, 0.005, 0.03)),
         jitter_s=rng.choice((0.0, 0.0005, 0.01, 0.05)),
         loss=rng.choice((0.0, 0.0, 0.02, 0.1)),

@@ -34,6 +34,10 @@ class Cluster(Protocol):
     def installed(self) -> AbstractContextManager[None]: ...
     def settings(self, world: World) -> Settings: ...
 
+    def belongs(self, machine: Machine, leader: Machine) -> bool:
+        """Whether it has to have everything in the end."""
+        ...
+
     def prepare(self, run: "Run") -> None:
         """Further faults, checks of its own."""
         ...
@@ -62,9 +66,8 @@ class Run:
         for machine in self.machines:
             machine.members = addresses
         self.checks.may_vote.update(addresses)
-        for path in self.network.paths.values():
-            path.delay_s, path.jitter_s = settings.delay_s, settings.jitter_s
-            path.loss, path.duplicate = settings.loss, settings.duplicate
+        self._paths_set: set[tuple[str, str]] = set()
+        self.use_path_settings()
         self.faults = Faults(self.world, self.network, self.machines, settings)
         self.clients = [
             Client(
@@ -78,6 +81,15 @@ class Run:
             )
             for number in range(settings.clients)
         ]
+
+    def use_path_settings(self) -> None:
+        """For the paths of machines that are new."""
+        settings = self.settings
+        for ends, path in self.network.paths.items():
+            if ends not in self._paths_set:
+                self._paths_set.add(ends)
+                path.delay_s, path.jitter_s = settings.delay_s, settings.jitter_s
+                path.loss, path.duplicate = settings.loss, settings.duplicate
 
     def make_machine(self, number: int) -> Machine:
         settings = self.settings
@@ -132,8 +144,8 @@ class Run:
         if target != leader.node._SyncObj__raftLog[-1][1]:
             problems.append(f"the leader's log is not committed ({target})")
         for machine in self.machines:
-            if machine.refused:
-                continue  # reported as such
+            if machine.refused or not self.cluster.belongs(machine, leader):
+                continue  # reported as such, or none of ours
             if not machine.up:
                 problems.append(f"{machine.name} is down")
             elif machine.node.raftLastApplied != target:
@@ -144,7 +156,10 @@ class Run:
         application = self.cluster.application
         digests: dict[str, list[str]] = {}
         applied = max((machine.node.raftLastApplied for machine in self.machines if machine.up), default=0)
+        leader = self.faults.leader()
         for machine in self.machines:
+            if leader is not None and not self.cluster.belongs(machine, leader):
+                continue
             if not machine.up:
                 self.checks.violate("refuses to start", f"{machine.name}: {machine.refused}")
                 continue

@@ -276,6 +276,9 @@ class Stock:
         self._settings = choose(world.random, hardened=False)
         return self._settings
 
+    def belongs(self, machine: Machine, leader: Machine) -> bool:
+        return True
+
     def prepare(self, run: Any) -> None: ...
 
     @contextmanager
