@@ -83,7 +83,7 @@ class Elections:
         if _majority(self._granted, voters):
             self.give_up()
             return True  # alone
-        for voter in voters:
+        for voter in sorted(voters):  # an order that does not depend on hashes
             if voter != self._own_id:
                 ask(voter, {"type": PRE_VOTE, **own._replace(term=own.term + 1)._asdict()})
         return False
