@@ -16,6 +16,9 @@ from vimraft.core.tables import MapChange, RealVolume, Release, Replica, Volume
 PIECE_ROWS: Final = 1_024
 """Segments, or other rows of that size, in one piece: well below a millisecond of encoding."""
 
+_UNEVEN: Final = (Volume, Replica, Release, RealVolume, MapChange)
+"""Rows that may hold many others; those of a table are all of one type."""
+
 Encode = Callable[[Any], bytes]
 
 
@@ -51,6 +54,10 @@ def _fields(value: Struct, encode: Encode) -> Iterator[bytes]:
 
 
 def _rows(rows: Sequence[Any], encode: Encode) -> Iterator[bytes]:
+    if not (rows and isinstance(rows[0], _UNEVEN)):
+        for start in range(0, len(rows), PIECE_ROWS):
+            yield _items(rows[start : start + PIECE_ROWS], encode)
+        return
     group: list[Any] = []
     total = 0
     for row in rows:
@@ -67,12 +74,12 @@ def _rows(rows: Sequence[Any], encode: Encode) -> Iterator[bytes]:
         yield _items(group, encode)
 
 
-def _items(group: list[Any], encode: Encode) -> bytes:
+def _items(group: Sequence[Any], encode: Encode) -> bytes:
     return encode(group)[len(_array_header(len(group))) :]
 
 
 def _weight(row: Any) -> int:
-    """How many rows of the size of a segment it is, roughly."""
+    """How many rows of the size of a segment it is, roughly. More than 1 for _UNEVEN ones only."""
     if isinstance(row, Volume):
         return 1 + sum(1 + len(replica.segments) for replica in row.replicas)
     if isinstance(row, Replica | Release):
