@@ -246,6 +246,16 @@ async def test_a_manager_with_a_storage_stays_whole(case: Case) -> None:
     assert held in case.asked.site.state.sites
 
 
+async def test_the_sites_of_a_removed_manager_leave_the_orders_of_others(case: Case) -> None:
+    gone, stays = case.other(), case.third()
+    await case.asked._commit(SetSite(Site(stays, stays, (gone, case.asked.site.me))), WHO, None)
+    await case.asked._commit(SetSite(Site("annex", gone, (gone,))), WHO, None)
+    await case.asked._commit(SetSite(Site(gone, gone, ("annex",))), WHO, None)
+    await case.remove(gone)
+    assert case.asked.site.state.sites[stays].priority == (case.asked.site.me,)
+    assert set(case.asked.site.state.sites) == {stays, case.asked.site.me}
+
+
 async def test_nobody_takes_itself_out_when_nobody_else_answers(case: Case) -> None:
     me = case.asked.site.me
     with pytest.raises(OnlyItself):
