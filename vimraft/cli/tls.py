@@ -7,7 +7,7 @@ vimraft.metadata.certificates'. The CA's key is written readable by its owner al
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -17,14 +17,15 @@ from vimraft.cli.options import Output, options
 from vimraft.cli.output import Format
 from vimraft.console import render
 from vimraft.core.ids import name_problem
-from vimraft.metadata import certificates
-from vimraft.metadata.certificates import CertificateProblem, Described
 from vimraft.site.config import split_address
+
+if TYPE_CHECKING:
+    from vimraft.metadata.certificates import Described
 
 tls = typer.Typer(no_args_is_help=True, help="Certificates for the links between managers.")
 
 DaysOption = Annotated[
-    int, typer.Option("--days", min=1, max=certificates.MAX_DAYS, help="how long it is valid")
+    int | None, typer.Option("--days", min=1, max=3_650, help="how long it is valid; default: 825, a CA 3650")
 ]
 
 
@@ -33,15 +34,17 @@ def init(
     ctx: typer.Context,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="for the CA's key and certificate")],
     cluster: Annotated[str, typer.Option("--cluster", metavar="NAME", help="name in the CA")] = "cluster",
-    days: DaysOption = certificates.CA_DAYS,
+    days: DaysOption = None,
     _output: Output = Format.TABLE,
 ) -> None:
     """Make the cluster's CA. Keep its key off the managers' hosts, and keep a copy of it."""
+    from vimraft.metadata import certificates  # only here: it costs every command 80 ms
+
     problem = name_problem(cluster)
     if problem is not None:
         raise BadArgument("--cluster", cluster, f"a name ({problem})")
     with _explained():
-        ca = certificates.make_ca(directory, cluster, days)
+        ca = certificates.make_ca(directory, cluster, days or certificates.CA_DAYS)
     opts = options(ctx)
     key = directory / certificates.CA_KEY
     facts = {"ca": str(ca), "key": str(key)}
@@ -63,16 +66,18 @@ def issue(
         Path | None,
         typer.Option("--out", metavar="DIR", help="for NAME.crt and NAME.key; default: that of --ca"),
     ] = None,
-    days: DaysOption = certificates.CERT_DAYS,
+    days: DaysOption = None,
     _output: Output = Format.TABLE,
 ) -> None:
     """Make a manager's key and certificate, or renew them (running managers take up new files themselves)."""
+    from vimraft.metadata import certificates
+
     problem = name_problem(name)
     if problem is not None or name == Path(certificates.CA_CERT).stem:
         raise BadArgument("NAME", name, f"the name of a manager ({problem or 'this one is the CA'})")
     _check_address(raft)
     with _explained():
-        cert, key = certificates.issue(name, raft, ca, out or ca, days)
+        cert, key = certificates.issue(name, raft, ca, out or ca, days or certificates.CERT_DAYS)
     opts = options(ctx)
     ca_cert = ca / certificates.CA_CERT
     facts = {"ca": str(ca_cert), "cert": str(cert), "key": str(key)}
@@ -88,6 +93,8 @@ def show(
     _output: Output = Format.TABLE,
 ) -> None:
     """Show whose certificate a file holds, and until when it is valid."""
+    from vimraft.metadata import certificates
+
     with _explained():
         found = certificates.describe(file)
     options(ctx).data(found, lambda: _sheet(found))
@@ -95,6 +102,8 @@ def show(
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
+    from vimraft.metadata.certificates import CertificateProblem
+
     try:
         yield
     except CertificateProblem as problem:
@@ -108,7 +117,7 @@ def _check_address(raft: str) -> None:
         raise BadArgument("--raft", raft, f"HOST:PORT, as in network.raft: {error}") from None
 
 
-def _sheet(found: Described) -> render.Sheet:
+def _sheet(found: "Described") -> render.Sheet:
     shown = render.Sheet(("", "left"), ("", "left"))
     shown.add("for", ", ".join(found.raft_addresses) or ("the CA" if found.is_ca else "no Raft address"))
     shown.add("subject", found.subject)

@@ -20,6 +20,7 @@ from vimraft.core.commands import Barrier, Command, Outcome, Rejected
 from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus, Subscriber, Unavailable
+from vimraft.metadata.pysyncobj import selfcheck
 from vimraft.metadata.pysyncobj.config import MAX_COMMAND_BYTES, PySyncObjConfig
 from vimraft.metadata.pysyncobj.disk import DirectoryLock, OsDisk
 from vimraft.metadata.pysyncobj.environment import operating_system
@@ -51,6 +52,7 @@ async def open_log(
 
     Raises Misconfigured, DirectoryInUse, CorruptData, AddressInUse, SyncFailed, OSError.
     """
+    selfcheck.check()
     config.check()
     opened = PySyncObjLog(config, asyncio.get_running_loop())
     await asyncio.to_thread(opened.start, apply_command, fatal)
