@@ -16,6 +16,7 @@ Keeps:
 """
 
 import errno
+import math
 from typing import Final, overload
 
 import structlog
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 JOURNAL: Final = "journal"
 NO_STAMP: Final = bytes(records.STAMP_BYTES)
 REWRITE_CHUNK_BYTES: Final = 1 << 20
+REWRITE_RETRY_BYTES: Final = 4 << 20
+NEVER: Final = math.inf
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -153,7 +156,9 @@ class DurableJournal(Journal):
         self._buffer = bytearray()
         self._marked = 0
         """The newest SYNCED record speaks of this offset."""
-        self._urgent = self._rewrite_due = self._failed = False
+        self._urgent = self._failed = False
+        self._rewrite_at: float = NEVER
+        """A trim that did not fit on the disk is tried again once the file is this long."""
         self._file = disk.open(name)
         if found.end < len(data):
             log.info("raft.journal_torn_end_cut", path=self._path, at=found.end, bytes=len(data) - found.end)
@@ -283,15 +288,11 @@ class DurableJournal(Journal):
         self._check()
         if not self._buffer:
             return
-        try:
-            self._file.pwrite(bytes(self._buffer), self._end)
-        except OSError:
-            if not self._rewrite_due:
-                raise
-            self._rewrite()  # the old file holds what is not needed any more: it may fit now
-            return
+        self._file.pwrite(bytes(self._buffer), self._end)
         self._end += len(self._buffer)
         self._buffer.clear()
+        if self._end >= self._rewrite_at:
+            self._rewrite_or_later()
 
     def sync(self) -> None:
         """All done up to now is on stable storage on return. Raises SyncFailed; OSError as `write`."""
@@ -318,6 +319,7 @@ class DurableJournal(Journal):
         self._rewrite_or_later()
 
     def _append(self, kind: Kind, payload: bytes) -> None:
+        records.check(payload)
         buffer = self._buffer
         if not buffer and self._synced_end > self._marked:
             self._marked = self._synced_end
@@ -344,9 +346,8 @@ class DurableJournal(Journal):
         try:
             self._rewrite()
         except OSError as error:
-            if not self._rewrite_due:
-                log.warning("raft.journal_not_trimmed", path=self._path, problem=str(error))
-            self._rewrite_due = True
+            log.warning("raft.journal_not_trimmed", path=self._path, problem=str(error))
+            self._rewrite_at = self._end + REWRITE_RETRY_BYTES
 
     def _rewrite(self) -> None:
         self._check()
@@ -363,6 +364,6 @@ class DurableJournal(Journal):
         self._end = end
         self._marked = end  # the header says so: base
         self._buffer.clear()
-        self._rewrite_due = False
+        self._rewrite_at = NEVER
         self._now_synced()
         self._watermark.put(self._serial, end)

@@ -87,11 +87,15 @@ def pack_header(header: Header) -> bytes:
     return packed + _CRC.pack(zlib.crc32(packed))
 
 
+def check(payload: bytes) -> None:
+    """Raises ValueError for one that is too long (a bug)."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a journal record of {len(payload)} bytes")
+
+
 def pack(kind: int, payload: bytes, serial: int, offset: int) -> bytes:
-    """The record for exactly this place. Raises ValueError for an impossible payload (a bug)."""
+    """The record for exactly this place; `check` the payload before."""
     length = len(payload)
-    if length > MAX_PAYLOAD_BYTES:
-        raise ValueError(f"a journal record of {length} bytes")
     crc = zlib.crc32(payload, zlib.crc32(_PLACE.pack(serial, offset, length, kind)))
     return _HEAD.pack(length, crc, kind) + payload
 
