@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 from pysyncobj.node import Node
 
-from vimraft.metadata.pysyncobj.gate import MAX_HELD, GatedTransport
+from vimraft.metadata.pysyncobj.gate import MAX_HELD, REPEAT_S, GatedTransport
 
 
 class Raft:
     raftCurrentTerm = 3  # noqa: N815 (PySyncObj's name)
+    now_s = 100.0
+
+    def clock(self) -> float:
+        return self.now_s
 
 
 class Carrier(GatedTransport):
@@ -108,3 +112,41 @@ def test_what_is_held_has_a_bound(raft: Raft, gate: Carrier) -> None:
     gate.release()
     assert len(gate.sent) == MAX_HELD
     assert gate.sent[-1][1]["term"] == MAX_HELD + 9
+
+
+def test_what_was_just_said_is_not_said_again(raft: Raft, gate: Carrier) -> None:
+    for _ in range(3):
+        gate.send(B, acknowledgement(12))
+        gate.release()
+    assert len(gate.sent) == 1
+    raft.now_s += REPEAT_S
+    gate.send(B, acknowledgement(12))
+    gate.release()
+    assert len(gate.sent) == 2
+
+
+@pytest.mark.parametrize("changed", ["index", "term", "reset", "peer"])
+def test_anything_new_is_said_at_once(raft: Raft, gate: Carrier, changed: str) -> None:
+    gate.send(B, acknowledgement(12))
+    gate.release()
+    if changed == "term":
+        raft.raftCurrentTerm = 4
+    reset = changed == "reset"
+    message = acknowledgement(13 if changed == "index" else 12, success=not reset, reset=reset)
+    for count in (2, 3):
+        gate.send(C if changed == "peer" else B, message)
+        gate.release()
+        assert len(gate.sent) == (count if reset else 2)  # a reset asks for something: always said
+
+
+def test_what_found_no_link_has_not_been_said(raft: Raft) -> None:
+    class Broken(Carrier):
+        def _transmit(self, node: Node, message: dict[str, Any]) -> bool:
+            super()._transmit(node, message)
+            return False
+
+    gate = Broken(raft)
+    for _ in range(2):
+        gate.send(B, acknowledgement(12))
+        gate.release()
+    assert len(gate.sent) == 2

@@ -1,20 +1,20 @@
 """The log port on PySyncObj 0.3.17, the only package that imports it.
 
-May live here: everything that knows PySyncObj. One subject a file: `config` (options), `errors`,
-`files` (durable writes), `members` (who votes, across restarts), `snapshot` (the tables on disk and
-on the wire), `recovery` (what a restart finds), `matching` (what a follower keeps), `transport` (who
-is heard), `node` (the Raft node), `ticker` (its thread), `log` (the port). A hardened journal is a
-further file beside these.
+May live here: everything that knows PySyncObj. One subject a file:
+- the disk: `disk` (port), `journal` with `records` and `watermark` (all durable Raft state), `snapshot` and
+  `snapshot_file` (the tables), `members`, `identity`, `recovery` (what a restart finds), `legacy`;
+- the wire: `wire` (messages), `handshake`, `tls`, `connection`, `listener`, `resolver`, `strangers`,
+  `member_transport`, `unpickle`;
+- the node: `environment` (what it takes from outside), `node` with `journal_hook`, `gate` and `durability`
+  (nothing leaves before the disk has it), `elections`, `matching`, `inbox` (each message), `intake` (each
+  command), `membership` and `peers`, `status`, `ticker` (its thread);
+- the port: `log`, `proposals` (what a client may rely on), `member_changes`; `config`, `errors`, `selfcheck`.
 
-Kept now: after `kill -9` of any or all processes, every acknowledged command is there again; a
-snapshot or journal that cannot be read stops the process instead of starting it empty; one
-membership change at a time; a retried command applies once; a node without contact says so.
-
-Not kept yet: after *power loss* the tail of the journal may be gone, since PySyncObj writes it
-through mmap without fsync (snapshots and member lists are synced); journal records carry no
-checksum, and a full disk under the journal kills the process (SIGBUS); acknowledgements carry no
-term and there is no pre-vote; peers are not authenticated and messages are pickles, so the Raft port
-must be reachable by members only.
+Kept: an acknowledged command survives any crash and power loss, of all nodes included (INV-1), and is
+applied once however often it is sent (INV-8); a file that cannot be trusted stops the start; a full disk
+stops the node's part, not the process, and harms nothing; one membership change at a time; a wiped disk
+does not come back under its old name; a node without contact says so. Reasons for each guard stand in its
+file; docs/testing.md says how each was tried.
 """
 
 # ruff: noqa: E402

@@ -18,6 +18,9 @@ from pysyncobj.transport import Transport
 ACKNOWLEDGEMENT: Final = "next_node_idx"
 HELD: Final = frozenset({"request_vote", "response_vote", ACKNOWLEDGEMENT})
 """Kinds (message["type"]) that wait for `release`."""
+REPEAT_S: Final = 0.03
+"""An acknowledgement that says what the last one to this peer said waits for the first heartbeat after this
+time; a leader that only tells its commit index needs no answer."""
 MAX_HELD: Final = 1_024
 """Messages; the oldest go first. All of them may be lost on the way as well."""
 
@@ -28,12 +31,14 @@ _Key = tuple[Node, str, int, bool, bool]
 class GatedTransport(Transport):
     """Subclasses carry messages: `_transmit`, and PySyncObj's addNode, dropNode, tryGetReady, ready,
     destroy. They report links with `_onNodeConnected/_onNodeDisconnected` and messages with
-    `_onMessageReceived`. `node` needs `raftCurrentTerm` only."""
+    `_onMessageReceived`. `node` needs `raftCurrentTerm` and `clock` only."""
 
     def __init__(self, node: Any, self_node: Node, other_nodes: set[Node]) -> None:
         super().__init__(node, self_node, other_nodes)
         self._raft = node
         self._held: dict[_Key, tuple[Node, Message]] = {}
+        self._said: dict[Node, tuple[Message, float]] = {}
+        """The last acknowledgement to each peer that went out, and when."""
 
     # --- what others look at ----------------------------------------------------------------------
 
@@ -85,8 +90,16 @@ class GatedTransport(Transport):
         """The disk has everything up to now: let the held messages go."""
         if self._held:
             held, self._held = self._held, {}
+            now = self._raft.clock()
             for node, message in held.values():
-                self._transmit(node, message)
+                if message["type"] != ACKNOWLEDGEMENT:
+                    self._transmit(node, message)
+                elif not self._repeats(node, message, now) and self._transmit(node, message):
+                    self._said[node] = (message, now)
+
+    def _repeats(self, node: Node, message: Message, now: float) -> bool:
+        said = self._said.get(node)
+        return said is not None and said[0] == message and now - said[1] < REPEAT_S and not message["reset"]
 
     def drop_held(self) -> None:
         """The disk could not take it: these promises must never leave."""

@@ -65,10 +65,7 @@ class Intake:
                 self._pass_on(command, callback)
         if queue:
             node.wake()
-        if node.last_index == before:
-            return False
-        node._SyncObj__sendAppendEntries()
-        return True
+        return node.last_index != before
 
     def answer(self, callback: Answer, result: bytes | None, code: int) -> None:
         try:

@@ -53,6 +53,7 @@ async def open_log(
     Raises Misconfigured, DirectoryInUse, CorruptData, AddressInUse, SyncFailed, OSError.
     """
     selfcheck.check()
+    selfcheck.check()
     config.check()
     opened = PySyncObjLog(config, asyncio.get_running_loop())
     await asyncio.to_thread(opened.start, apply_command, fatal)
@@ -80,7 +81,12 @@ class PySyncObjLog:
         try:
             disk = OsDisk(config.raft_dir)
             found = recover(disk, config)
-            hooks = NodeHooks(apply=apply_command, fatal=fatal, changed=self._subscriptions.publish)
+            hooks = NodeHooks(
+                apply=apply_command,
+                fatal=fatal,
+                changed=self._subscriptions.publish,
+                answered=self._proposals.answers.flush,
+            )
             self._node = RaftNode(config, found, hooks, operating_system(disk, MemberTransport))
         except SyncObjException:
             self._lock.close()

@@ -20,7 +20,6 @@ import structlog
 from msgspec import Struct
 from pysyncobj import FAIL_REASON, SyncObj
 from pysyncobj.node import Node
-from pysyncobj.pickle import loads
 
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
@@ -53,7 +52,6 @@ MAX_APPLY_PER_ROUND: Final = 500
 """Some 50 ms: heartbeats and elections go on while a long log is applied."""
 REGULAR: Final = b"\x00"
 _REGULAR: Final = 0
-_PICKLED: Final = b"\x80"
 _FOLLOWER, _LEADER = 0, 2
 
 Apply = Callable[[State, bytes], tuple[State, bytes]]
@@ -70,6 +68,8 @@ class NodeHooks(Struct, frozen=True):
     """(exit code, why): does not return in production."""
     changed: Callable[[], None]
     """`state` has been replaced; once for all that a round applies."""
+    answered: Callable[[], None] = lambda: None
+    """Callbacks of commands have been called; at least once in each round that did."""
 
 
 class RaftNode(SyncObj):
@@ -104,6 +104,8 @@ class RaftNode(SyncObj):
         self._inbox = Inbox(self)
         self._step_aside_asked: Node | None = None
         self._woken = False
+        self._commit_untold = False
+        """The followers have not been told yet what is committed."""
         now = environment.clock()
         self.started_s = self._last_pump = now
         self._next_ping = self._compact_after = self._next_status = now
@@ -182,8 +184,13 @@ class RaftNode(SyncObj):
         self.wake()
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802
-        # PySyncObj sends a message to every follower for each command; here once for all that wait.
-        if self._intake.take() and not self._SyncObj__otherNodes:
+        # PySyncObj sends a message to every follower for each command, and one before for the commit
+        # index; here all of that goes in one.
+        appended = self._intake.take()
+        if (appended or self._commit_untold) and self._isLeader():
+            self._SyncObj__sendAppendEntries()
+        self._commit_untold = False
+        if appended and not self._SyncObj__otherNodes:
             self.wake()  # alone: no answer will arrive, so the next round must not sleep
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -201,6 +208,7 @@ class RaftNode(SyncObj):
         self.doTick(min(wait_s, COMMIT_SYNC_S) if self._durability.commit_waits else wait_s)
         if self.dead:
             raise Dead
+        self._hooks.answered()
         now = self.clock()
         self.peers.note()
         self._compact_if_due(now)
@@ -403,7 +411,9 @@ class RaftNode(SyncObj):
                 else:
                     self._intake.answer(callback, None, FAIL_REASON.DISCARDED)
         self._hooks.changed()
-        return True
+        self._hooks.answered()
+        self._commit_untold = True
+        return False  # told together with new commands: see _checkCommandsToApply
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | None:  # noqa: N802
         kind = command[0]
@@ -411,10 +421,7 @@ class RaftNode(SyncObj):
             self.peers.applied(command)
             return None
         try:
-            data = command[1:]
-            if data[:1] == _PICKLED:  # pickled by the first release: (number of the method, (bytes,))
-                data = loads(data)[1][0]
-            state, outcome = self._hooks.apply(self.state, data)
+            state, outcome = self._hooks.apply(self.state, command[1:])
         except BaseException as error:
             # A bug. PySyncObj would try this entry again and again, also after a restart.
             log.critical("raft.apply_failed", applied=self.raftLastApplied, exc_info=True)

@@ -58,23 +58,25 @@ class Answers:
         self._scheduled = False
 
     def put(self, future: "asyncio.Future[Result]", result: Result) -> None:
-        """Any thread; never raises (PySyncObj would apply the entry a second time)."""
+        """The node's thread; it will `flush`."""
         self._queue.append((future, result))
-        if self._scheduled:
+
+    def flush(self) -> None:
+        """The node's thread. Never raises."""
+        if self._scheduled or not self._queue:
             return
         self._scheduled = True
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:
-            log.debug("raft.answer_after_close")
+            log.debug("raft.answers_after_close")
 
     def _deliver(self) -> None:
         self._scheduled = False  # before the queue is looked at: what comes later schedules again
         queue = self._queue
         while queue:
             future, result = queue.popleft()
-            if not future.done():
-                future.set_result(result)
+            _settle(future, result)
 
 
 class Proposals:
@@ -88,7 +90,7 @@ class Proposals:
         self._name = name
         self._loop = loop
         self._leader_known = leader_known
-        self._answers = Answers(loop)
+        self.answers = Answers(loop)
         self._lanes = Lanes(name)
         self._lane_free = asyncio.Semaphore(PROPOSAL_LANES)
         self._waiting = 0
@@ -150,7 +152,7 @@ class Proposals:
         future: asyncio.Future[Result] = self._loop.create_future()
 
         def done(result: bytes | None, code: int) -> None:
-            self._answers.put(future, (result, code))
+            self.answers.put(future, (result, code))
 
         self._pending.add(future)
         timer = self._loop.call_at(until, _settle, future, (None, NO_ANSWER))
