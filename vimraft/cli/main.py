@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from vimraft.api.advice import Advice, exit_code_lines, from_exception, from_usage
-from vimraft.cli import attach, cluster, managers, sites, storages, tls, volumes
+from vimraft.cli import attach, cluster, managers, meta, meta_offline, sites, storages, tls, volumes
 from vimraft.cli.output import Options, ReaderGone
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -68,6 +68,9 @@ app.add_typer(storages.storage, name="storage")
 app.add_typer(storages.real, name="real")
 app.add_typer(volumes.vol, name="vol")
 app.add_typer(volumes.maps, name="map")
+meta.meta.command("recover")(meta_offline.recover)
+meta.meta.command("restore")(meta_offline.restore)
+app.add_typer(meta.meta, name="meta")
 cluster.register(app)
 app.add_typer(tls.tls, name="tls")
 app.command("attach")(attach.attach)

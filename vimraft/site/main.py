@@ -21,14 +21,17 @@ import structlog
 import uvicorn
 
 from vimraft.api.server import make_app
+from vimraft.core.levels import LATEST
 from vimraft.metadata.port import Log, LogError
 from vimraft.metadata.pysyncobj import PySyncObjConfig, TlsFiles, open_log
+from vimraft.site.backups import remember_run
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.config import Config, ConfigError, load_config, split_address
 from vimraft.site.directory import StartError, locked, write_durably
 from vimraft.site.join import read_joined
 from vimraft.site.manager import SiteManager
 from vimraft.site.supervisor import AddressInUse
+from vimraft.site.upgrade import backup_before_upgrade
 
 log = structlog.get_logger(__name__)
 
@@ -134,6 +137,20 @@ async def _open_pysyncobj(config: Config, members: set[str]) -> Log:
     )
 
 
+async def _note_run(manager: SiteManager, backup_problem: str) -> None:
+    """The next start knows this release, unless its backup is still to be taken."""
+    site = manager.site
+    if backup_problem:
+        site.backup_problem = backup_problem
+        log.error("backup.failed", cause=backup_problem)
+        await site.record("backup.failed", site.me, "error", backup_problem)
+        return
+    try:
+        await asyncio.to_thread(remember_run, site.config.data_dir, LATEST)
+    except OSError as error:
+        log.error("directory.run_not_noted", cause=str(error))
+
+
 def _api_socket(config: Config) -> socket.socket:
     host, port = split_address(config.network.api)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -166,9 +183,11 @@ async def _serve(config: Config) -> int:
         api_socket = unwind.enter_context(_api_socket(config))
         catalogue = await _open_catalogue(config)
         unwind.push_async_callback(catalogue.close)
+        backup_problem = await asyncio.to_thread(backup_before_upgrade, config)
         replicated_log = await _open_log(config)
         unwind.push_async_callback(replicated_log.close)
         manager = SiteManager(config, _token(config), replicated_log, catalogue)
+        await _note_run(manager, backup_problem)
         try:
             await manager.start()
         except AddressInUse as error:
