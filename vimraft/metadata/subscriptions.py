@@ -30,7 +30,7 @@ class Subscriptions:
             return
         self._scheduled = True
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self.deliver)
         except RuntimeError:
             self._scheduled = False  # the loop is closed: nobody is left to tell
 
@@ -44,7 +44,8 @@ class Subscriptions:
 
         return remove
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """What `publish` has the loop do; in the loop's thread."""
         # Cleared before the state is read: a change after this line schedules another delivery.
         self._scheduled = False
         current = self._state()

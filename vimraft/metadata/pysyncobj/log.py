@@ -70,7 +70,10 @@ class PySyncObjLog:
         self._closed = False
         self._subscriptions = Subscriptions(loop, lambda: self._node.state)
         self._proposals = Proposals(
-            config.self_address, loop, lambda: self.status().leader_address is not None
+            config.self_address,
+            loop,
+            lambda: self.status().leader_address is not None,
+            self._subscriptions.deliver,
         )
 
     def start(self, apply_command: Apply, fatal: Fatal) -> None:
@@ -84,7 +87,7 @@ class PySyncObjLog:
             hooks = NodeHooks(
                 apply=apply_command,
                 fatal=fatal,
-                changed=self._subscriptions.publish,
+                changed=self._proposals.answers.changed,
                 answered=self._proposals.answers.flush,
             )
             self._node = RaftNode(config, found, hooks, operating_system(disk, MemberTransport))

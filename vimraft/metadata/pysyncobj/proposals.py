@@ -50,10 +50,13 @@ Submit = Callable[[Callback], None]
 
 
 class Answers:
-    """From the node's thread to the loop's: one wake-up for all answers of a round."""
+    """From the node's thread to the loop's: one wake-up for all answers of a round, and for the subscribers
+    to the tables."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell_subscribers: Callable[[], None]) -> None:
         self._loop = loop
+        self._tell_subscribers = tell_subscribers
+        self._changed = False
         self._queue: deque[tuple[asyncio.Future[Result], Result]] = deque()
         self._scheduled = False
 
@@ -61,9 +64,13 @@ class Answers:
         """The node's thread; it will `flush`."""
         self._queue.append((future, result))
 
+    def changed(self) -> None:
+        """The tables have been replaced. The node's thread; it will `flush`."""
+        self._changed = True
+
     def flush(self) -> None:
         """The node's thread. Never raises."""
-        if self._scheduled or not self._queue:
+        if self._scheduled or not (self._queue or self._changed):
             return
         self._scheduled = True
         try:
@@ -72,7 +79,10 @@ class Answers:
             log.debug("raft.answers_after_close")
 
     def _deliver(self) -> None:
-        self._scheduled = False  # before the queue is looked at: what comes later schedules again
+        self._scheduled = False  # before anything is looked at: what comes later schedules again
+        if self._changed:
+            self._changed = False
+            self._tell_subscribers()
         queue = self._queue
         while queue:
             future, result = queue.popleft()
@@ -85,12 +95,13 @@ class Proposals:
         name: str,
         loop: asyncio.AbstractEventLoop,
         leader_known: Callable[[], bool],
+        tell_subscribers: Callable[[], None],
     ) -> None:
         """`name`: this node's, for client ids and messages."""
         self._name = name
         self._loop = loop
         self._leader_known = leader_known
-        self.answers = Answers(loop)
+        self.answers = Answers(loop, tell_subscribers)
         self._lanes = Lanes(name)
         self._lane_free = asyncio.Semaphore(PROPOSAL_LANES)
         self._waiting = 0
