@@ -15,12 +15,11 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from vimraft.metadata.pysyncobj.wire import MAX_NUMBER, WireError, decode_as
+from vimraft.metadata.pysyncobj.wire import MAX_NUMBER, MAX_REASON_CHARS, WireError, decode_as, printable
 
 PROTOCOL: Final = 2
 """1 was PySyncObj's own. Raised with any change that an older release would take for a WireError."""
 MAX_HELLO_BYTES: Final = 4 << 10
-MAX_REASON_CHARS: Final = 512
 
 RefusalCode = Literal[
     "not-a-member", "other-cluster", "other-generation", "changed-identity", "wrong-address", "protocol"
@@ -151,7 +150,7 @@ class Handshake:
         if isinstance(frame, Refusal):
             if self._dialled is None and self.peer is None:
                 raise WireError("a refusal of nothing")
-            return Step(refused=f"refused by it as {frame.code}: {_printable(frame.message)}")
+            return Step(refused=f"refused by it as {frame.code}: {printable(frame.message)}")
         if isinstance(frame, Ready):
             if self._dialled is not None or self.peer is None:
                 raise WireError("ready before hello")
@@ -161,7 +160,7 @@ class Handshake:
         self.peer = frame
         refusal = self._judge(frame)
         if refusal is not None:
-            refusal = Refusal(refusal.code, _printable(refusal.message)[:MAX_REASON_CHARS])
+            refusal = Refusal(refusal.code, printable(refusal.message))
             return Step(send=refusal, refused=f"{refusal.code}: {refusal.message}")
         if self._dialled is None:
             return Step(send=self.hello())
@@ -220,8 +219,3 @@ class Handshake:
                 f"vimraft tls issue NAME --raft {hello.address}",
             )
         return None
-
-
-def _printable(text: str) -> str:
-    """Of a peer's text, what can go to a log or a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -56,6 +56,8 @@ class _Link:
         """Whom it was dialled for; after the handshake, who it is."""
         self.connection: Connection
         self.up = False
+        self.announced = False
+        """Logged as up: with the first message, since only then it is certain that a manager is there."""
 
 
 class MemberTransport(GatedTransport):
@@ -269,6 +271,10 @@ class MemberTransport(GatedTransport):
         node = link.node
         assert node is not None
         message = decode(data)
+        if not link.announced:
+            link.announced = True
+            release = "" if link.handshake.peer is None else link.handshake.peer.release
+            log.info("raft.link_up", peer=node.id, remote=link.connection.remote, release=release)
         self._last_contact[node] = link.connection.heard_at
         self.counters["messages"] += 1
         self.counters["bytes"] += len(data)
@@ -307,7 +313,6 @@ class MemberTransport(GatedTransport):
         self._last_contact[node] = link.connection.heard_at
         self._forget_refusal(node.id)
         self.counters["up"] += 1
-        log.info("raft.link_up", peer=node.id, remote=link.connection.remote, release=peer.release)
         self._onNodeConnected(node)
 
     # --- ends -------------------------------------------------------------------------------------
@@ -338,7 +343,8 @@ class MemberTransport(GatedTransport):
             if link.node is not None and not link.up:
                 self._note_refusal(link.node.id, link.connection.remote, why)
             elif link.node is not None:
-                log.warning("raft.bad_message", peer=link.node.id, why=why)
+                why = f"a bad message: {why}"
+                link.announced = True
             else:
                 self._strangers.offended(link.connection.remote, why)
         self._forget(link, why)
@@ -355,5 +361,6 @@ class MemberTransport(GatedTransport):
         del self._links[node]
         if link.up:
             link.up = False
-            log.info("raft.link_down", peer=node.id, why=why)
+            if link.announced:
+                log.info("raft.link_down", peer=node.id, why=why)
             self._onNodeDisconnected(node)

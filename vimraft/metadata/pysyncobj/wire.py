@@ -19,6 +19,7 @@ MAX_ENTRY_BYTES: Final = 64 << 10
 MAX_ENTRIES: Final = 65_537
 """A batch ends with the entry that makes it 64 KiB, and an entry has one byte at least."""
 MAX_CHUNK_BYTES: Final = 1 << 20
+MAX_REASON_CHARS: Final = 512
 MAX_NUMBER: Final = (1 << 60) - 1
 """Bound of terms and indexes: what is added to them must still fit into 64 bits everywhere."""
 
@@ -166,7 +167,12 @@ def decode_as(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, most_bytes: in
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise WireError(f"not a message: {error}") from None
+        raise WireError(printable(f"not a message: {error}")) from None
+
+
+def printable(text: str) -> str:
+    """Of what a peer says, as much as may go to a log or a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_REASON_CHARS])
 
 
 def _check_append(message: _AppendEntries) -> None:
