@@ -12,7 +12,7 @@ from tests.fault.kills import kill_all_during_compaction, lagging_follower
 
 pytestmark = pytest.mark.cluster
 
-TRIALS = range(3)
+TRIALS = range(2)
 
 
 def _rng() -> random.Random:

@@ -17,7 +17,7 @@ from tests.fault.power_cut import cut_power
 from tests.raft_cases import raft_cluster, until
 from tests.simulation.disk import CHANGES, Crashed, SimDisk
 
-CUTS = 4
+CUTS = 3
 
 
 @pytest.mark.cluster
