@@ -135,7 +135,7 @@ def test_a_dead_manager_is_removed_and_stays_out(tmp_path: Path) -> None:
             assert member(cluster["tokyo"], living) is not None
             client.remove_manager("nagoya")
         assert member(cluster["tokyo"], "nagoya") is None
-        assert members(cluster["osaka"]).voters == 2
+        wait_for(lambda: members(cluster["osaka"]).voters == 2, 10, "two voters seen at osaka")
         wait_writable(cluster["osaka"])
         for name in ("tokyo", "osaka"):
             restart(cluster[name])

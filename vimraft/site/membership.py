@@ -40,7 +40,7 @@ from vimraft.core.ids import ManagerName, SiteName
 from vimraft.core.reasons import Exists, InUse, NotFound
 from vimraft.core.tables import Manager, Site, State
 from vimraft.metadata.port import PeerStatus, Unavailable
-from vimraft.site.context import PROPOSE_MS, SiteContext
+from vimraft.site.context import NO_QUORUM_MS, PROPOSE_MS, SiteContext
 from vimraft.site.health import Health
 from vimraft.site.member_views import majority, membership, reachable
 from vimraft.site.other_managers import ask
@@ -150,7 +150,7 @@ class MemberOperations:
             raise IdentityChanged(manager.name)
         if peer is None:
             await self.site.log.add_member(
-                address, node_id=request.node_id, voter=False, deadline_ms=PROPOSE_MS
+                address, node_id=request.node_id, voter=False, deadline_ms=self._deadline_ms()
             )
         elif peer.voter:
             return "voter", ""
@@ -158,7 +158,7 @@ class MemberOperations:
             return "observer", ""
         try:
             await self.site.log.add_member(
-                address, node_id=request.node_id, voter=True, deadline_ms=PROPOSE_MS
+                address, node_id=request.node_id, voter=True, deadline_ms=self._deadline_ms()
             )
         except Unavailable as error:  # it asks again
             return "observer", str(error)
@@ -172,7 +172,7 @@ class MemberOperations:
         self._check_dead(known)
         if self._peer(known.raft_address) is not None:
             self._check_majority_without(known)
-        await self.site.log.remove_member(known.raft_address, deadline_ms=PROPOSE_MS)
+        await self.site.log.remove_member(known.raft_address, deadline_ms=self._deadline_ms())
         if _addresses(known) != _addresses(manager):
             await self._commit(SetManager(manager=manager), who, None)
         await self._add_sites(state, request, who)
@@ -220,7 +220,7 @@ class MemberOperations:
             raise NotCaughtUp(manager.name, lag)
         try:
             await self.site.log.add_member(
-                peer.address, node_id=peer.node_id, voter=True, deadline_ms=PROPOSE_MS
+                peer.address, node_id=peer.node_id, voter=True, deadline_ms=self._deadline_ms()
             )
         except Unavailable as error:
             if not self.site.log.status().has_quorum:
@@ -253,7 +253,7 @@ class MemberOperations:
         while manager is not None:
             _check_removable(self.site.state, manager, command)
             await self._remove_sites(manager, who)
-            await self.site.log.remove_member(manager.raft_address, deadline_ms=PROPOSE_MS)
+            await self.site.log.remove_member(manager.raft_address, deadline_ms=self._deadline_ms())
             tries_left -= 1
             try:
                 return DoneReply(index=(await self._commit(command, who, request_id)).index)
@@ -276,6 +276,10 @@ class MemberOperations:
                 await self._commit(SetSite(site=msgspec.structs.replace(site, priority=())), who, None)
         for name in sorted(own):
             await self._commit(RemoveSite(name=name), who, None)
+
+    def _deadline_ms(self) -> int:
+        """Without a quorum: long enough for an election, not so long that a person wonders."""
+        return PROPOSE_MS if self.site.log.status().has_quorum else NO_QUORUM_MS
 
     # --- questions ----------------------------------------------------------------------------
 
