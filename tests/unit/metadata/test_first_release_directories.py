@@ -1,6 +1,7 @@
 """Directories that the first release left on disk become ours, whatever interrupts it."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_a_conversion_that_is_interrupted_anywhere_is_finished(name: str, node: 
     start, config, _ = load(name, node)
     whole = recover(start.copy(), config)
     for at, disk in crashes(lambda disk: recover(disk, config), start, 5):
-        for _ in range(2):
+        for _ in range(3):
             found = recover(disk, config)
             assert found.journal[:] == whole.journal[:], at
             assert found.journal.getCurrentTerm() == whole.journal.getCurrentTerm()
@@ -78,6 +79,7 @@ def test_a_conversion_that_is_interrupted_anywhere_is_finished(name: str, node: 
             assert found.members == whole.members
             assert found.snapshot == whole.snapshot
             close(found)
+            disk.crash(random.Random(at))
         assert not disk.exists("journal.meta")
 
 

@@ -77,7 +77,10 @@ def test_a_first_start_makes_members_journal_and_identity() -> None:
 
 def test_a_first_start_that_is_interrupted_anywhere_is_done_again() -> None:
     for _, disk in crashes(lambda disk: recover(disk, CONFIG), SimDisk(), 1):
+        identity = recover(disk, CONFIG).identity
+        disk.crash(random.Random(1))
         found = recover(disk, CONFIG)
+        assert found.identity == identity
         assert found.members == members_of(A, B, C)
         assert len(found.journal) == 0
 
@@ -166,7 +169,7 @@ def test_a_compaction_that_is_interrupted_anywhere_loses_nothing() -> None:
         fill(again, 3)
 
     for at, disk in crashes(run, start, 2):
-        for _ in range(2):
+        for _ in range(3):
             found = recover(disk, CONFIG)
             first = found.journal[0][1]
             assert found.journal[: len(entries) - first + 1] == entries[first - 1 :], at
@@ -175,6 +178,7 @@ def test_a_compaction_that_is_interrupted_anywhere_loses_nothing() -> None:
             assert found.journal.getCurrentTerm() == 1
             assert found.journal.getRaftCommitIndex() >= 41
             close(found)
+            disk.crash(random.Random(at))
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -216,7 +220,7 @@ def test_a_received_snapshot_whose_taking_is_interrupted_is_taken_or_not(ahead: 
 
     taken = 0
     for at, disk in crashes(run, start, 3):
-        for _ in range(2):
+        for _ in range(3):
             found = recover(disk, CONFIG)
             assert found.journal.getCurrentTerm() in (2, 3), at
             if found.snapshot is None:
@@ -227,6 +231,7 @@ def test_a_received_snapshot_whose_taking_is_interrupted_is_taken_or_not(ahead: 
                 assert found.journal.getRaftCommitIndex() == index
                 assert found.members == {A: Member(A), D: Member(D, "d")}
             close(found)
+            disk.crash(random.Random(at))
     assert taken
 
 
@@ -380,7 +385,7 @@ def test_a_rewrite_that_is_interrupted_anywhere_leaves_the_old_or_the_new() -> N
     )
     seen = set()
     for at, disk in crashes(lambda disk: rewrite(disk, snapshot, identity), start, 4):
-        for _ in range(2):
+        for _ in range(3):
             found = recover(disk, CONFIG)
             seen.add(found.identity.generation)
             if found.identity.generation == 1:
@@ -393,6 +398,7 @@ def test_a_rewrite_that_is_interrupted_anywhere_leaves_the_old_or_the_new() -> N
                 assert (found.journal.getCurrentTerm(), found.journal.getRaftCommitIndex()) == (4, 90)
                 assert not disk.exists("replacement")
             close(found)
+            disk.crash(random.Random(at))
     assert seen == {1, 2}
 
 

@@ -115,14 +115,19 @@ def _datasync(file: File, name: str) -> None:
 
 
 def _rename(disk: Disk, temporary: str, name: str) -> None:
-    renamed = False
     try:
         disk.rename(temporary, name)
-        renamed = True
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SyncFailed(f"{disk.describe(name)}: not replaced: {error}. Check the disk") from error
+    _sync_names(disk, name)
+
+
+def _sync_names(disk: Disk, name: str) -> None:
+    try:
         disk.sync_names()
     except OSError as error:
-        if not renamed and error.errno in DISK_FULL:
-            raise
         path = disk.describe(name)
         raise SyncFailed(
             f"{path}: its new name was not made durable: {error}. Check the disk, then start again"
@@ -165,6 +170,8 @@ class DurableJournal(Journal):
             # Durably, before anything is written there: what is cut must not come back behind it.
             self._file.truncate(found.end)
         _datasync(self._file, self._path)
+        # A process that died while it replaced the file may have left the name in the cache only.
+        _sync_names(disk, name)
         self._end = self._synced_end = found.end
         self.synced_index = self._last_index()
         """The last entry on stable storage."""

@@ -7,6 +7,7 @@ The orders that make every interruption explicable:
 - first start: members.json, journal, identity.json; where an identity is, there was a whole directory;
 - compaction: snapshot, then the journal is trimmed (the journal's oldest two entries are the snapshot's
   last two); a received snapshot: snapshot, then the journal restarts from it;
+- every name that is found is made durable before anything else;
 - rewrite: everything goes into one file first, from which the others are made again as often as needed.
 """
 
@@ -61,6 +62,9 @@ class Recovered(Struct, frozen=True):
 
 def recover(disk: Disk, config: PySyncObjConfig) -> Recovered:
     """Raises CorruptData, Misconfigured, SyncFailed, OSError."""
+    # A process that died may have left names in the cache only, and what follows relies on them: a journal
+    # that is trimmed to a snapshot must not outlive the snapshot's name.
+    disk.sync_names()
     _finish_rewrite(disk)
     identity = legacy.convert(disk, config.self_address) if legacy.present(disk) else identities.load(disk)
     if identity is None:
