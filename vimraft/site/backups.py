@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 BACKUP_PERIOD_S: Final = 24 * 3600
 LOOK_S: Final = 60.0
 """How often the age of the newest backup is looked at (and a failed one is tried again)."""
+NOT_READY_S: Final = 1.0
 LAST_RUN: Final = "last-run.json"
 
 
@@ -154,7 +155,7 @@ class DailyBackups:
     async def run(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._ready() else NOT_READY_S)
 
     async def look(self) -> None:
         """Take one if it is due."""
