@@ -22,7 +22,7 @@ class Input(NamedTuple):
     name: str
     data: bytes
     identity: str = "none"
-    """Certificate, where the port speaks TLS: raw (no TLS at all), none, foreign, peer (the absent member)."""
+    """Certificate, where the port speaks TLS: raw (no TLS at all), none, foreign, peer (of the phantom)."""
     pieces: int = 1
     end: str = "wait"
     """wait: for the other end to close, for a while · close · reset · hold: stay half open"""

@@ -258,6 +258,9 @@ def _on_exception(_: AnyRequest, error: Exception) -> Response[ErrorReply]:
             code="usage", message="the body is nested too deeply", remedy="see /v1/openapi.json"
         )
         return PlainResponse(reply, status_code=400)
+    if isinstance(error, UnicodeDecodeError):  # of the body: Litestar takes it for our own
+        reply = ErrorReply(code="usage", message="the body is not UTF-8", remedy="see /v1/openapi.json")
+        return PlainResponse(reply, status_code=400)
     advice = from_exception(error)
     if advice.reply.code == "internal":
         log.error("api.defect", exc_info=error)
