@@ -14,9 +14,9 @@ from tests.fault.links import PROGRAM
 from tests.fault.load import Finding, Load
 from tests.raft_cases import NodeProcess, RaftCluster, raft_cluster, storage, until
 
-COMPACTION_ENTRIES = 40
-COMPACTION_OPERATIONS = 45
-"""About two compactions; the first kill may be at any of them."""
+COMPACTION_ENTRIES = (20, 60, 200)
+COMPACTION_OPERATIONS = 90
+"""A few compactions, with the journal's own operations among them; the kill may be at any of them."""
 WORKERS = 24
 ENOUGH_WRITES = 25
 DEATH_S = 6.0
@@ -27,18 +27,21 @@ async def _killed_all(cluster: RaftCluster) -> None:
     await asyncio.gather(*(node.kill() for node in cluster.nodes))
 
 
-async def _first_death(cluster: RaftCluster) -> None:
+async def _first_death(cluster: RaftCluster) -> bool:
+    """False: nobody has died."""
     deaths = [asyncio.ensure_future(node.exit_code(DEATH_S)) for node in cluster.nodes]
     await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
     for death in deaths:
         death.cancel()
-    await asyncio.gather(*deaths, return_exceptions=True)
+    codes = await asyncio.gather(*deaths, return_exceptions=True)
+    return any(isinstance(code, int) for code in codes)
 
 
 async def kill_all_during_compaction(path: Path, rng: random.Random) -> Finding:
     """Each node kills itself at an operation of its own on the disk, in its first compactions; when the
     first has done so, the others get no time, a little, or until their own turn."""
-    async with raft_cluster(path, start=False, compaction_entries=COMPACTION_ENTRIES) as cluster:
+    entries = rng.choice(COMPACTION_ENTRIES)
+    async with raft_cluster(path, start=False, compaction_entries=entries) as cluster:
         ops = [rng.randint(1, COMPACTION_OPERATIONS) for _ in cluster.nodes]
         for node, at in zip(cluster.nodes, ops, strict=True):
             node.program = PROGRAM
@@ -48,7 +51,7 @@ async def kill_all_during_compaction(path: Path, rng: random.Random) -> Finding:
         load = Load(cluster)
         await cluster.form()
         load.start(WORKERS, cluster.nodes)
-        await _first_death(cluster)
+        died = await _first_death(cluster)
         await asyncio.sleep(grace_s)  # the fault's own timing
         await _killed_all(cluster)
         await load.stop()
@@ -56,7 +59,8 @@ async def kill_all_during_compaction(path: Path, rng: random.Random) -> Finding:
             node.faults = {}
         await cluster.start()
         found = await load.check(cluster.nodes)
-        return found._replace(note=f"killed at operations {ops}, grace {grace_s:.3f} s")
+        how = f"compaction every {entries} entries, at operations {ops}, grace {grace_s:.3f} s"
+        return found._replace(note=how if died else f"nobody killed itself: {how}")
 
 
 async def lagging_follower(path: Path, rng: random.Random) -> Finding:

@@ -71,7 +71,7 @@ class _Progress:
 def _safety(options: argparse.Namespace) -> int:
     numbers = range(options.trials) if options.only is None else [options.only]
     progress = _Progress(len(numbers))
-    lost = diverged = unjudged = writes = 0
+    lost = diverged = unjudged = untouched = writes = 0
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(_one, options.name, options.seed, number): number for number in numbers}
         for done, future in enumerate(as_completed(running), start=1):
@@ -81,11 +81,14 @@ def _safety(options: argparse.Namespace) -> int:
                 print(f"\ntrial {running[future]}: not judged:\n{found}", flush=True)
             else:
                 writes += found.acknowledged
+                untouched += found.note.startswith("nobody")
                 lost += found.lost
                 diverged += found.diverged or bool(found.repeated)
                 if not found.good:
                     print(f"\ntrial {running[future]}: {found}", flush=True)
             progress.show(done, writes, lost + diverged + unjudged)
+    if untouched:
+        print(f"{untouched} trials in which all were killed from outside, at any time")
     print(f"{writes} acknowledged writes checked; {unjudged} trials not judged; seed {options.seed}")
     print(f"{len(numbers)} trials, lost {lost}, diverged {diverged}")
     return 1 if lost or diverged or unjudged else 0
