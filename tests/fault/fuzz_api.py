@@ -2,8 +2,8 @@
 
 A real manager with its data plane. Inputs that carry the right token are such that no operation is meant
 (bad bodies, unknown paths, reads); all others come without it. After every batch: the same process answers,
-its tables are the same; memory and descriptors are bounded, no answer was a 500 or a traceback, and the log has
-grown by at most one line per input.
+its tables are the same; memory and descriptors are bounded, no answer was a 500 or a traceback, and the log
+has grown by at most one line per input.
 
 The last line is `N inputs, V violations`; exit code 1 unless V is 0.
 """
