@@ -79,8 +79,7 @@ def backup(
         _check_target(Path(file), force)
     data, header = _from_manager(opts)
     if file == STDOUT:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        opts.raw_bytes(data)
         return
     path = Path(file if file is not None else backups_of.file_name(header))
     _check_target(path, force)

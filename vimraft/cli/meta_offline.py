@@ -168,7 +168,7 @@ def _survey_view(survey: "Survey") -> RenderableType:
     if survey.unclean_bytes:
         lines.append(
             f"  {format_bytes(survey.unclean_bytes)} that these tables call free are zeroed again before "
-            "they are given out: data of volumes built since is destroyed. To keep it, copy the devices first."
+            "they are given out: data of volumes built since is destroyed. To keep it, copy devices first."
         )
     if survey.undecided:
         lines.append(

@@ -106,6 +106,15 @@ class Options:
             _stdout_to_nowhere()
             raise ReaderGone from None
 
+    def raw_bytes(self, data: bytes) -> None:
+        """For pipes: standard output is not text."""
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            _stdout_to_nowhere()
+            raise ReaderGone from None
+
     def say(self, message: str | Text) -> None:
         """For people only: silent when the output is for a program."""
         if self.format is Format.TABLE:
