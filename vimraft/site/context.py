@@ -84,13 +84,13 @@ class SiteContext:
             if self.feeders[role].hello is None:
                 return f"its {role} process does not answer the manager"
         raft = self.log.status()
-        if raft.problem:
-            return raft.problem
-        if raft.role == "joining":
-            return "not in the log (yet): its tables are not kept up"
         why = refusal(raft)
         if why:
             return f"refused by the others: {why}; see: vimraft manager show {self.me}"
+        if raft.role == "joining":
+            return "not in the log (yet): its tables are not kept up"
+        if raft.problem:
+            return raft.problem
         if not raft.has_quorum:
             return "no quorum: tables may be old, changes wait"
         return self.backup_problem

@@ -164,6 +164,7 @@ def _ask(config: Config, token: str, joined: Joined, node_id: str) -> str:
     request = _request(config, listening=True, observer=joined.observer, node_id=node_id)
     try:
         with Client(joined.api_urls, token) as client:
-            return client.join(request).note
+            reply = client.join(request)
     except (ApiError, CallerError) as error:
         return str(error)
+    return "" if reply.role in ("voter", "observer" if joined.observer else "voter") else reply.note

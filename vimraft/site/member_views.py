@@ -163,11 +163,11 @@ def _member(
 def _problem(
     role: MemberRole, contact: Contact | None, said: RaftView | None, manager: Manager | None
 ) -> str:
-    if said is not None and said.problem:
-        return said.problem
     if contact is not None and contact.refused:
         again = f"; remove it, or: vimraft site join --replace {manager.name}" if manager else ""
         return f"refused: {contact.refused}{again}"
+    if said is not None and said.problem:
+        return said.problem
     if manager is None:
         return "the tables do not name it"
     if role == "joining":
