@@ -31,7 +31,8 @@ class Faults:
         """Kinds that only one kind of node knows (membership, wiped disks)."""
 
     def start(self) -> None:
-        self._world.after(1.5 + self._gap(), self._next)
+        if self._settings.faults:
+            self._world.after(1.5 + self._gap(), self._next)
 
     def _gap(self) -> float:
         return self._random.expovariate(1 / self._settings.fault_every_s)

@@ -19,6 +19,7 @@ from pysyncobj.node import Node
 from tests.simulation.disk import Crashed
 from tests.simulation.endpoint import Endpoint
 from tests.simulation.machine import Machine
+from tests.simulation.mutations import mutated
 from tests.simulation.network import Connection
 from tests.simulation.operator import Operator
 from tests.simulation.patches import replaced
@@ -26,7 +27,7 @@ from tests.simulation.settings import Settings, choose
 from tests.simulation.tables import TablesApplication
 from tests.simulation.world import World
 from vimraft.core.tables import State
-from vimraft.metadata.pysyncobj import identity, snapshot
+from vimraft.metadata.pysyncobj import identity, node, snapshot
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.environment import Environment, Job
 from vimraft.metadata.pysyncobj.gate import GatedTransport
@@ -38,6 +39,8 @@ from vimraft.metadata.pysyncobj.wire import decode, encode
 
 FAILED_ROUND_S = 0.02
 REFUSED_RETRY_S = 0.5
+STATUS_S = 1.0
+"""Nobody reads it here."""
 WRITING_S = (0.0, 0.15)
 CHUNK_BYTES = 1024
 """Of a snapshot on the wire: several messages each."""
@@ -222,7 +225,9 @@ class Hardened:
             uuid4=lambda: uuid.UUID(int=self._random.getrandbits(128)), uuid5=uuid.uuid5, UUID=uuid.UUID
         )
         with (
+            mutated(self._mutation),
             replaced(identity, uuid=ids),
+            replaced(node, STATUS_S=STATUS_S),
             replaced(snapshot, SNAPSHOT_CHUNK_BYTES=CHUNK_BYTES, time=SimpleNamespace(sleep=lambda _s: None)),
         ):
             yield

@@ -18,7 +18,7 @@ from tests.simulation.world import World
 ROUND_S = 0.0001
 """Simulated time that one round takes."""
 TICK_S = 0.02
-MAX_SLEEP_S = 0.1
+MAX_SLEEP_S = 0.15
 ANSWER_S = 0.00005
 
 

@@ -30,6 +30,16 @@ FAULTS: Final = (
     "slow-disk",
     "clock-step",
 )
+STORM: Final = (
+    "isolate-leader",
+    "kill-leader",
+    "power-all",
+    "pause-leader",
+    "crash-in-disk",
+    "one-way",
+    "break",
+)
+"""One leader after the other, each cut off with entries that nobody else has."""
 HARDENED_FAULTS: Final = (*FAULTS, "wipe", "members", "members", "old-config")
 
 
@@ -61,13 +71,17 @@ class Settings(Struct, frozen=True):
 
 def choose(rng: random.Random, *, hardened: bool) -> Settings:
     faults = HARDENED_FAULTS if hardened else FAULTS
-    chosen = tuple(fault for fault in faults if rng.random() < 0.3) or (rng.choice(faults),)
+    storm = rng.random() < 0.3
+    if storm:
+        faults = STORM
+    chosen = tuple(fault for fault in faults if rng.random() < (0.6 if storm else 0.3))
+    chosen = chosen or (rng.choice(faults),)
     return Settings(
         machines=rng.choice((3, 3, 3, 3, 5)),
         timing=Timing(compaction_entries=rng.choice((12, 20, 40))),
         faults=chosen,
-        fault_every_s=rng.choice((0.6, 1.2, 2.5)),
-        duration_s=rng.choice((10.0, 14.0)),
+        fault_every_s=0.5 if storm else rng.choice((0.5, 1.0, 2.0)),
+        duration_s=rng.choice((8.0, 12.0)),
         clients=rng.choice((3, 5, 8)),
         think_s=rng.choice((0.15, 0.4, 1.0)),
         delay_s=rng.choice((0.0003, 0.001, 0.005, 0.03)),

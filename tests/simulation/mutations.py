@@ -1,0 +1,253 @@
+"""The hardened node with one rule taken away: each must be caught, or the simulation proves nothing.
+
+May live here: one function per rule, which gives what to replace where. They are put in place for the length
+of a run. The table at the end names them; a test holds seeds that catch some of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.patches import replaced
+from tests.simulation.tables import TablesApplication
+from vimraft.core.tables import State
+from vimraft.metadata.pysyncobj import inbox, intake, matching, records, snapshot
+from vimraft.metadata.pysyncobj.durability import Durability
+from vimraft.metadata.pysyncobj.elections import Elections, Standing
+from vimraft.metadata.pysyncobj.inbox import Inbox
+from vimraft.metadata.pysyncobj.journal import DurableJournal
+from vimraft.metadata.pysyncobj.membership import Acquaintances
+from vimraft.metadata.pysyncobj.node import RaftNode
+
+Replacement = tuple[Any, dict[str, Any]]
+"""(owner, attributes)"""
+
+
+def _no_sync() -> list[Replacement]:
+    """Acknowledged from the page cache."""
+
+    def sync(self: DurableJournal) -> None:
+        self.write()
+        self._now_synced()
+
+    return [(DurableJournal, {"sync": sync})]
+
+
+def _no_term_sync() -> list[Replacement]:
+    """Votes leave before the term is on disk; entries are synced as they should."""
+    honest = DurableJournal.setCurrentTerm
+
+    def set_term(self: DurableJournal, term: int, voted_for: str | None) -> None:
+        urgent = self._urgent
+        honest(self, term, voted_for)
+        self._urgent = urgent
+
+    return [(DurableJournal, {"setCurrentTerm": set_term})]
+
+
+def _leader_counts_unsynced() -> list[Replacement]:
+    """A leader syncs nothing of its own; followers do before they acknowledge."""
+    honest, wrote = Durability._must_sync, DurableJournal.write
+
+    def must_sync(self: Durability, now: float) -> bool:
+        return bool(self.gate is not None and self.gate.holds) and honest(self, now)
+
+    def write(self: DurableJournal) -> None:
+        wrote(self)
+        self.synced_index = self._last_index()
+
+    return [(Durability, {"_must_sync": must_sync}), (DurableJournal, {"write": write})]
+
+
+def _ack_without_term() -> list[Replacement]:
+    honest = Inbox._acknowledgement
+
+    def acknowledgement(self: Inbox, sender: Any, message: dict[str, Any]) -> None:
+        honest(self, sender, {**message, "term": self._node.raftCurrentTerm})
+
+    return [(Inbox, {"_acknowledgement": acknowledgement})]
+
+
+def _no_log_matching() -> list[Replacement]:
+    """A follower cuts after the previous entry, whatever comes."""
+
+    def match(log: Any, message: dict[str, Any], committed: int, applied: int) -> matching.Match:
+        return matching.Match(message)
+
+    return [(inbox, {"match": match})]
+
+
+def _matches_any_term() -> list[Replacement]:
+    """The previous entry's term is not compared."""
+    honest = matching.match
+
+    def match(log: Any, message: dict[str, Any], committed: int, applied: int) -> matching.Match:
+        previous = message.get("prevLogIdx")
+        if previous is not None and log[0][1] <= previous <= log[-1][1]:
+            message = {**message, "prevLogTerm": log[previous - log[0][1]][2]}
+        return honest(log, message, committed, applied)
+
+    return [(inbox, {"match": match})]
+
+
+def _votes_by_message() -> list[Replacement]:
+    def counts(self: Elections, peer: str, term: int, own_term: int, voters: Any) -> bool:
+        return term == own_term
+
+    return [(Elections, {"counts": counts})]
+
+
+def _vote_for_the_behind() -> list[Replacement]:
+    """Whoever asks gets the vote, however short its log."""
+
+    def request_vote(self: Inbox, sender: Any, message: dict[str, Any]) -> None:
+        own = self._node.standing()
+        ahead = {"last_log_index": own.last_log_index, "last_log_term": own.last_log_term}
+        self._deliver(sender, {**message, **ahead})
+
+    def as_new_as(self: Standing, other: Standing) -> bool:
+        return True
+
+    return [(Inbox, {"_request_vote": request_vote}), (Standing, {"as_new_as": as_new_as})]
+
+
+def _no_pre_vote() -> list[Replacement]:
+    def deadline_passed(self: Elections, now_s: float, own: Any, voters: Any, ask: Any) -> bool:
+        return self._own_id in voters
+
+    return [(Elections, {"deadline_passed": deadline_passed})]
+
+
+def _torn_tail() -> list[Replacement]:
+    """Records without checksums."""
+    return [(records, {"zlib": SimpleNamespace(crc32=lambda data, value=0: 0)})]
+
+
+def _applies_twice() -> list[Replacement]:
+    """A request that is sent again is a new one."""
+    honest = TablesApplication.apply
+
+    def apply(self: TablesApplication, state: State, data: bytes) -> tuple[State, bytes, bytes | None]:
+        return honest(self, state._replace(clients=State().clients) if state.clients else state, data)
+
+    return [(TablesApplication, {"apply": apply})]
+
+
+def _early_trim() -> list[Replacement]:
+    """The snapshot gets its name without having been synced."""
+
+    class Careless:
+        def __init__(self, disk: Any) -> None:
+            self._disk = disk
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._disk, name)
+
+        def sync_names(self) -> None: ...
+
+        def open(self, name: str, *, create: bool = False) -> Any:
+            file = self._disk.open(name, create=create)
+            if name.startswith("snapshot"):
+                file.datasync = lambda: None
+            return file
+
+    honest = snapshot.SnapshotExchange.__init__
+
+    def init(self: Any, disk: Any, **given: Any) -> None:
+        honest(self, Careless(disk), **given)
+
+    return [(snapshot.SnapshotExchange, {"__init__": init})]
+
+
+def _trim_in_place() -> list[Replacement]:
+    """Compaction empties the journal before it is written again, as PySyncObj does."""
+    honest = DurableJournal._rewrite
+
+    def rewrite(self: DurableJournal) -> None:
+        self._file.truncate(0)
+        honest(self)
+
+    return [(DurableJournal, {"_rewrite": rewrite})]
+
+
+def _stranger_welcome() -> list[Replacement]:
+    """A wiped disk may come back under its old address."""
+    return [(Acquaintances, {"knows": lambda self, address, node_id: True})]
+
+
+def _many_changes() -> list[Replacement]:
+    """Membership changes overlap."""
+    return [(intake, {"refusal": lambda change, members, progress: ""})]
+
+
+def _old_snapshots() -> list[Replacement]:
+    """A received snapshot is taken whatever this node has already."""
+    return [(RaftNode, {"_wants": lambda self, found: True})]
+
+
+def _forgets_votes() -> list[Replacement]:
+    """A restart begins without a vote in the term that it remembers."""
+    return [(DurableJournal, {"getVotedForNodeId": lambda self: None})]
+
+
+def _answers_at_once() -> list[Replacement]:
+    """The leader tells its client before a majority has the entry."""
+    honest = RaftNode.append
+
+    def append(self: RaftNode, command: bytes) -> tuple[int, int]:
+        place = honest(self, command)
+        self._SyncObj__raftCommitIndex = place[0]
+        return place
+
+    return [(RaftNode, {"append": append})]
+
+
+def _commits_old_terms() -> list[Replacement]:
+    """Any acknowledged entry is committed, also one of an earlier term (Raft, figure 8)."""
+    honest = Inbox._acknowledgement
+
+    def acknowledgement(self: Inbox, sender: Any, message: dict[str, Any]) -> None:
+        honest(self, sender, message)
+        node = self._node
+        if not node._isLeader() or not message.get("success"):
+            return
+        matches = sorted(node._SyncObj__raftMatchIndex[peer] for peer in node._SyncObj__otherNodes)
+        needed = (len(matches) + 1) // 2
+        decided = min(matches[len(matches) - needed], node.journal.synced_index)
+        if decided > node.raftCommitIndex:
+            node._SyncObj__raftCommitIndex = decided
+
+    return [(Inbox, {"_acknowledgement": acknowledgement})]
+
+
+MUTATIONS: dict[str, Callable[[], list[Replacement]]] = {
+    "no-sync-before-ack": _no_sync,
+    "no-term-sync": _no_term_sync,
+    "commit-unsynced": _leader_counts_unsynced,
+    "ack-without-term": _ack_without_term,
+    "no-log-matching": _no_log_matching,
+    "matches-any-term": _matches_any_term,
+    "votes-by-message": _votes_by_message,
+    "vote-for-the-behind": _vote_for_the_behind,
+    "forgets-votes": _forgets_votes,
+    "no-pre-vote": _no_pre_vote,
+    "torn-tail-accepts-anything": _torn_tail,
+    "resend-applies-twice": _applies_twice,
+    "snapshot-unsynced": _early_trim,
+    "trim-in-place": _trim_in_place,
+    "wiped-disk-welcome": _stranger_welcome,
+    "many-changes-at-once": _many_changes,
+    "old-snapshots": _old_snapshots,
+    "answers-at-once": _answers_at_once,
+    "commits-old-terms": _commits_old_terms,
+}
+
+
+@contextmanager
+def mutated(name: str | None) -> Iterator[None]:
+    """Raises KeyError for a name that is not in MUTATIONS."""
+    with ExitStack() as stack:
+        for owner, attributes in MUTATIONS[name]() if name is not None else ():
+            stack.enter_context(replaced(owner, **attributes))
+        yield

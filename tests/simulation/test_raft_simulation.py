@@ -1,0 +1,122 @@
+"""The Raft layer under simulated faults: a short budget of seeds; the long run is a command.
+
+A failing seed is replayed by `python -m tests.simulation.raft --replay SEED`, with --stock or --mutate NAME as
+the test has it.
+"""
+
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from tests.simulation.hardened import Hardened
+from tests.simulation.raft import main
+from tests.simulation.settings import Settings
+from tests.simulation.simulation import Report, Run, run_seed
+from tests.simulation.world import World
+
+SEEDS = 150
+CHUNK = 30
+REGRESSIONS: tuple[int, ...] = ()
+"""Seeds that found something once."""
+
+
+def kinds(report: Report) -> set[str]:
+    return {found.kind for found in report.violations}
+
+
+@pytest.mark.parametrize("first", range(1, SEEDS + 1, CHUNK))
+def test_the_hardened_node_keeps_every_promise(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        report, _ = run_seed(seed, Hardened())
+        assert not report.violations, f"seed {seed}: {report.violations}"
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_what_was_found_once_stays_repaired(seed: int) -> None:
+    report, _ = run_seed(seed, Hardened())
+    assert not report.violations
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, again = run_seed(7, Hardened())[0], run_seed(7, Hardened())[0]
+    assert first.digest == again.digest
+    assert first.acknowledged > 0
+
+
+@pytest.mark.parametrize("options", [[], ["--stock"]])
+def test_a_seed_is_the_same_run_in_every_process(options: list[str]) -> None:
+    """String hashes, and with them the order of sets, differ from process to process."""
+    digests = set()
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.simulation.raft", "--replay", "11", *options],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        digests.update(line for line in done.stdout.splitlines() if line.startswith("digest "))
+    assert len(digests) == 1
+
+
+class OneCutOff(Hardened):
+    """No fault but one: a follower hears nobody for many election timeouts."""
+
+    def settings(self, world: World) -> Settings:
+        chosen = super().settings(world)
+        self._settings = msgspec.structs.replace(
+            chosen, machines=3, faults=(), loss=0.0, duplicate=0.0, delay_s=0.001, jitter_s=0.0, sync_s=0.0
+        )
+        return self._settings
+
+    def prepare(self, run: Run) -> None:
+        super().prepare(run)
+        self.terms: list[int] = []
+        run.world.at(3.0, self._cut, run)
+        run.world.at(7.0, self._heal, run)
+
+    def _cut(self, run: Run) -> None:
+        leader = run.faults.leader()
+        assert leader is not None
+        cut_off = next(machine for machine in run.machines if machine is not leader)
+        self.terms.append(leader.node.raftCurrentTerm)
+        run.network.separate([cut_off.address], [m.address for m in run.machines if m is not cut_off])
+
+    def _heal(self, run: Run) -> None:
+        run.network.heal_all()
+        run.world.after(0.9, lambda: self.terms.append(max(m.node.raftCurrentTerm for m in run.machines)))
+
+
+def term_growth(mutation: str | None) -> int:
+    cluster = OneCutOff(mutation)
+    report, _ = run_seed(1, cluster)
+    assert not report.violations
+    return cluster.terms[1] - cluster.terms[0]
+
+
+def test_who_was_cut_off_deposes_nobody_when_it_returns() -> None:
+    assert term_growth(None) == 0
+    assert term_growth("no-pre-vote") > 0
+
+
+def test_the_command_names_the_failing_seeds_and_exits_with_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "9:9", "--stock"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("1 seeds, ")
+    assert "failing seeds: 9" in lines
+
+
+def test_the_command_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3:4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 seeds, 0 violations"
+
+
+def test_a_replay_prints_the_history(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--replay", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert " leads " in printed
+    assert " written " in printed
