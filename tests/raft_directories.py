@@ -78,13 +78,15 @@ def compact(disk: SimDisk, found: Recovered, position: int) -> None:
         found.journal.deleteEntriesTo(position - 1)
 
 
-def crashes(run: Callable[[SimDisk], object], start: SimDisk, seed: int) -> Iterator[tuple[int, SimDisk]]:
+def crashes(
+    run: Callable[[SimDisk], object], start: SimDisk, seed: int, cuts: int = 2
+) -> Iterator[tuple[int, SimDisk]]:
     """`run` on a copy of `start`, ended before (or in) each of its changes of the disk in turn, by the death
-    of the process and by a power cut; the last one is not ended. Yields (changes made, what is left)."""
+    of the process and by `cuts` power cuts; the last one is not ended. Yields (changes, what is left)."""
     at = 0
     while True:
         over = False
-        for power in (False, True, True):
+        for power in range(cuts + 1):
             disk = start.copy()
             rng = random.Random(f"{seed} {at} {power}")
             disk.on_operation = _End(at, rng.random())

@@ -6,9 +6,10 @@ import random
 import pytest
 
 from tests.simulation.disk import SimDisk
+from vimraft.metadata.pysyncobj import records
 from vimraft.metadata.pysyncobj.errors import CorruptData, SyncFailed
-from vimraft.metadata.pysyncobj.journal import DurableJournal, create_journal, open_journal
-from vimraft.metadata.pysyncobj.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, Contents, Header, pack_header
+from vimraft.metadata.pysyncobj.journal import DurableJournal, open_journal
+from vimraft.metadata.pysyncobj.records import MAX_PAYLOAD_BYTES, Header, Kind, pack_header
 
 STAMP = b"0123456789abcdef"
 
@@ -190,22 +191,37 @@ def test_a_gap_stops_the_start() -> None:
         open_journal(disk, STAMP)
 
 
-def test_records_of_an_earlier_file_are_not_taken_for_new_ones() -> None:
-    """The disk may hand out blocks that the file had before it was made anew."""
+@pytest.mark.parametrize(("serial", "shift", "taken"), [(2, 0, True), (1, 0, False), (2, 1, False)])
+def test_records_of_another_file_or_place_are_not_taken(serial: int, shift: int, taken: bool) -> None:
+    """The disk may hand out blocks that held something else before."""
     disk = SimDisk()
-    made = journal(disk, 40)
-    made._destroy()
-    create_journal(disk, STAMP, Contents(list(made[:])))._destroy()
-    old = disk.contents("journal") or b""
-    new = create_journal(disk, STAMP, Contents(list(made[:30])))
-    new._destroy()
+    made = journal(disk, 30)
+    made.deleteEntriesTo(1)
     data = disk.contents("journal") or b""
-    assert (
-        old[HEADER_BYTES : HEADER_BYTES + 4] == data[HEADER_BYTES : HEADER_BYTES + 4]
-    )  # records at the same places
-    disk.put("journal", data + old[len(data) :])
+    payload = records.entry_payload((b"\0old", 31, 1))
+    disk.put("journal", data + records.pack(Kind.ENTRY, payload, serial, len(data) + shift))
+    assert len(open_journal(disk, STAMP)) == (30 if taken else 29)
+
+
+def test_what_was_cut_off_as_torn_does_not_come_back_behind_what_replaces_it() -> None:
+    disk = SimDisk()
+    made = journal(disk, 3)
+    begin = made.file_bytes
+    for index in (4, 5):
+        made.add(b"\0old", index, 1)
+    made.write()
+    data = bytearray(disk.contents("journal") or b"")
+    # The page with entry 4 was lost, the one with entry 5 was not.
+    middle = begin + (len(data) - begin) // 2
+    data[middle - 8 : middle - 4] = bytes(4)
+    disk.put("journal", bytes(data))
     again = open_journal(disk, STAMP)
-    assert len(again) == 30
+    assert again[-1][1] == 3
+    again.add(b"\0new", 4, 2)
+    again.write()
+    assert len(disk.contents("journal") or b"") == again.file_bytes < len(data)
+    disk.kill()
+    assert [entry[1:] for entry in open_journal(disk, STAMP)[:]] == [(1, 1), (2, 1), (3, 1), (4, 2)]
 
 
 def test_another_format_or_node_stops_the_start() -> None:

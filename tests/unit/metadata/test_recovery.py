@@ -168,7 +168,7 @@ def test_a_compaction_that_is_interrupted_anywhere_loses_nothing() -> None:
         compact(disk, again, 20)
         fill(again, 3)
 
-    for at, disk in crashes(run, start, 2):
+    for at, disk in crashes(run, start, 2, cuts=12):
         for _ in range(3):
             found = recover(disk, CONFIG)
             first = found.journal[0][1]
@@ -219,7 +219,7 @@ def test_a_received_snapshot_whose_taking_is_interrupted_is_taken_or_not(ahead: 
             again.journal.sync()
 
     taken = 0
-    for at, disk in crashes(run, start, 3):
+    for at, disk in crashes(run, start, 3, cuts=6):
         for _ in range(3):
             found = recover(disk, CONFIG)
             assert found.journal.getCurrentTerm() in (2, 3), at
