@@ -25,7 +25,7 @@ class SyncFailed(LogError):
 
 
 REMEDY = (
-    "If other managers run: remove this one from the cluster there, empty its data directory and join "
-    "again. Otherwise restore from a backup"
+    "If other managers run, come back in place of this one: vimraft site join --replace NAME (the damaged "
+    "files are set aside, not deleted). Otherwise restore from a backup: vimraft meta restore"
 )
 """What every CorruptData of a file that other managers also hold advises."""

@@ -199,8 +199,8 @@ class Handshake:
         if not self._network.knows(address, hello.node_id):
             return Refusal(
                 "changed-identity",
-                f"{address} has another node id than before (its disk was emptied or replaced): remove "
-                "that manager from the cluster and join again",
+                f"{address} has another node id than before (its disk was emptied or replaced): bring the "
+                "old disk back, or run there: vimraft site join --replace NAME",
             )
         return None
 
