@@ -75,9 +75,8 @@ def remove_through_a_kill(cluster: Cluster, name: str, left: tuple[str, ...]) ->
             removing.result()
     leader.start()
     cluster.wait_healthy(left)
-    with cluster[left[0]].client() as client:
-        with contextlib.suppress(ApiError):  # not found: it was complete before the kill
-            client.remove_manager(name)
+    with cluster[left[0]].client() as client, contextlib.suppress(ApiError):
+        client.remove_manager(name)  # not found: it was complete before the kill
 
 
 def digests(cluster: Cluster) -> set[tuple[str, ...]]:
