@@ -101,8 +101,6 @@ class Durability:
         except SyncFailed as error:
             self._lost(str(error))
         except OSError as error:
-            assert self.gate is not None
-            self.gate.drop_held()
             self._retry_s = now + DISK_RETRY_S
             if not self.problem:
                 # ENOSPC mostly; a quota or a device that is gone for a while are the same to us.
