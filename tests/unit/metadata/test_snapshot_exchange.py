@@ -1,6 +1,7 @@
 """Snapshots: the file, written in the background, sent, received, refused, interrupted."""
 
 import errno
+import random
 import struct
 import threading
 import zlib
@@ -71,6 +72,20 @@ def test_a_snapshot_comes_back_as_it_was() -> None:
     assert disk.contents("snapshot") == encode_snapshot(snapshot())
     assert load_snapshot(disk) == snapshot()
     assert disk.names() == ["snapshot"]
+
+
+@pytest.mark.parametrize("received", [False, True])
+def test_one_that_is_reported_survives_any_power_cut(received: bool) -> None:
+    """The journal is trimmed against it from then on."""
+    for seed in range(20):
+        disk = SimDisk()
+        node = side(disk)
+        if received:
+            assert give(node, encode_snapshot(snapshot()))
+        else:
+            assert write(node)[0] == WRITTEN
+        disk.crash(random.Random(seed))
+        assert load_snapshot(disk) == snapshot()
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
