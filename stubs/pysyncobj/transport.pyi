@@ -1,8 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from .node import Node, TCPNode
-from .tcp_connection import TcpConnection
+from .node import Node
 
 class TransportNotReadyError(Exception): ...
 
@@ -25,9 +24,3 @@ class Transport:
     def dropNode(self, node: Node) -> None: ...
     def send(self, node: Node, message: Any) -> bool: ...
     def destroy(self) -> None: ...
-
-class TCPTransport(Transport):
-    _nodeAddrToNode: dict[str, TCPNode]
-    _connections: dict[Node, TcpConnection]
-    _unknownConnections: set[TcpConnection]
-    def _onIncomingMessageReceived(self, conn: TcpConnection, message: Any) -> None: ...
