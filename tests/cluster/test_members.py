@@ -136,6 +136,19 @@ def test_an_observer_has_full_tables_and_no_vote_until_it_is_promoted(tmp_path: 
         wait_writable(sendai)
         assert members(sendai).voters == 4
 
+        # taken out alive, it knows that it is out, and disturbs nobody
+        with cluster["tokyo"].client() as client:
+            client.remove_manager("sendai")
+        wait_for(lambda: not sendai.status().as_of.quorum, SILENT_S, "out, and aware of it")
+        term = members(cluster["tokyo"]).term
+        wait_writable(cluster["nagoya"])
+        restart(sendai)
+        wait_for(lambda: sendai.status().answered_by == "sendai", 30, "sendai answers")
+        wait_writable(cluster["tokyo"])
+        assert members(cluster["tokyo"]).voters == 3
+        assert members(cluster["tokyo"]).term == term
+        assert "sendai" not in {m.name for m in members(cluster["tokyo"]).members}
+
 
 def test_a_dead_manager_is_removed_and_stays_out(tmp_path: Path) -> None:
     with running_cluster(tmp_path / "c") as cluster:
