@@ -12,7 +12,29 @@ from vimraft.core.tables import State
 
 
 def _rows(table: Any) -> list[Any]:
-    return [msgspec.to_builtins(table[key], str_keys=True) for key in sorted(table)]
+    return [_named(msgspec.to_builtins(table[key], str_keys=True)) for key in sorted(table)]
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """Segments and runs are arrays in the tables, for their size; people want names and last sectors."""
+    if "free" in row:
+        row["free"] = [{"first_unit": first, "units": units} for first, units in row["free"]]
+    if "segments" in row:
+        row["segments"] = [_segment(*segment) for segment in row["segments"]]
+    for replica in row.get("replicas", ()):
+        replica["segments"] = [_segment(*segment) for segment in replica["segments"]]
+    return row
+
+
+def _segment(virtual_first: int, sectors: int, storage: str, lun: int, real_first: int) -> dict[str, Any]:
+    return {
+        "virtual_first": virtual_first,
+        "virtual_last": virtual_first + sectors - 1,
+        "storage": storage,
+        "lun": lun,
+        "real_first": real_first,
+        "real_last": real_first + sectors - 1,
+    }
 
 
 def export_tables(state: State) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def test_export_is_json_of_all_tables(cluster, file, tmp_path, state):
     live = invoke(*cluster, "meta", "export").json()
     assert live["index"] == state.index
     assert [row["name"] for row in live["virtual_volumes"]] == sorted(state.volumes)
+    first = live["virtual_volumes"][0]["replicas"][0]["segments"][0]
+    assert (first["virtual_first"], first["real_first"], first["storage"]) == (0, 2048, "021a00")
     assert invoke("meta", "export", "--from", str(file)).json() == live
     assert yaml.safe_load(invoke("meta", "export", "--from", str(file), "-o", "yaml").out) == live
     target = tmp_path / "tables.json"
