@@ -152,4 +152,4 @@ async def test_strangers_are_cut_off_and_harm_nothing(tmp_path: Path) -> None:
             writer.close()
         await cluster.nodes[0].propose(storage("after"))
         assert "raft.round_failed" not in cluster.nodes[0].stderr
-        assert len((await cluster.nodes[0].status())["members"]) == 2
+        assert len((await cluster.nodes[0].status())["peers"]) == 2

@@ -7,7 +7,7 @@ INV-1 and INV-8 are the adapter's to keep: `propose` returns an outcome only onc
 committed and applied here, and a retry under the same request id never applies twice.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -60,8 +60,6 @@ class LogStatus(Struct, frozen=True):
     raft_commit: int
     log_entries: int
     """Length of the Raft log held (since the last snapshot)."""
-    members: Mapping[str, bool] = {}
-    """Goes once all adapters give `peers`. Raft address of every other member → connected."""
     role: MemberRole = "voter"
     """Of this node."""
     problem: str = ""

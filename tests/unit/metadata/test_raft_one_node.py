@@ -43,7 +43,8 @@ async def test_alone_it_commits_reports_and_restarts_with_everything(tmp_path: P
     assert status.is_leader
     assert status.has_quorum
     assert status.leader_address == given.self_address
-    assert not status.members
+    assert not status.peers
+    assert status.role == "voter"
     before = await log.barrier(deadline_ms=5_000)
     await log.close()
     await log.close()
@@ -95,7 +96,7 @@ async def test_a_proposal_without_a_majority_fails_at_its_deadline(tmp_path: Pat
         await log.propose(storage("s"), who="t", deadline_ms=300)
     assert 0.25 < asyncio.get_running_loop().time() - begun < 2
     assert not log.status().has_quorum
-    assert log.status().members == {absent: False, gone: False}
+    assert {peer.address: peer.connected for peer in log.status().peers} == {absent: False, gone: False}
     # More proposals than lanes: those without a lane are certainly not in the log either.
     failures = await asyncio.gather(
         *(log.barrier(deadline_ms=200) for _ in range(PROPOSAL_LANES + 10)), return_exceptions=True

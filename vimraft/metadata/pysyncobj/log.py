@@ -131,7 +131,6 @@ class PySyncObjLog:
             leader_address=None,
             is_leader=False,
             has_quorum=False,
-            members=dict.fromkeys(status.members, False),
             peers=tuple(structs.replace(peer, connected=False) for peer in status.peers),
         )
 

@@ -27,7 +27,6 @@ def status_of(node: "RaftNode", now_s: float) -> LogStatus:
         raft_applied=node.raftLastApplied,
         raft_commit=node.raftCommitIndex,
         log_entries=node._getRaftLogSize(),
-        members={peer.address: peer.connected for peer in peers},
         role=role,
         problem=node.disk_problem or _all_refuse(peers),
         node_id=node.identity.node_id,
