@@ -33,6 +33,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, log: PySyncObjLog) -> None:
         self._log = log
         self._received = bytearray()
+        self._answers = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,7 +60,13 @@ class _Connection(asyncio.Protocol):
             done = await _put(self._log, key, value)
         except LogError:
             done = False
-        self._transport.write(b"\x01" if done else b"\x00")
+        if not self._answers:  # those of one turn of the loop leave together
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._answers += b"\x01" if done else b"\x00"
+
+    def _flush(self) -> None:
+        self._transport.write(bytes(self._answers))
+        self._answers.clear()
 
 
 async def _serve(server: raft_node.Server, given: dict[str, Any]) -> dict[str, Any]:
