@@ -195,13 +195,15 @@ class Faults:
         machine.crash_in = None
         machine.boot()
 
-    def _compaction_kill(self, tries: int = 200) -> None:
+    def _compaction_power(self) -> None:
+        self._compaction_kill("power")
+
+    def _compaction_kill(self, how: str = "killed", tries: int = 200) -> None:
         """All of them, while a snapshot is being written somewhere."""
         if self.stopped or tries == 0:
             return
         if any(machine.up and machine.dumping for machine in self._machines):
-            self.note("kill all in a compaction")
-            how = self._random.choice(("killed", "killed", "power"))
+            self.note("end of all in a compaction", how)
             for machine in self._machines:
                 if machine.dumping and self._random.random() < 0.7:
                     machine.crash_in = (self._random.randint(0, 12), how)
@@ -209,7 +211,7 @@ class Faults:
                 else:
                     self._stop_machine(machine, power=how == "power")
             return
-        self._world.after(0.01, self._compaction_kill, tries - 1)
+        self._world.after(0.01, self._compaction_kill, how, tries - 1)
 
     def _lag_and_kill(self) -> None:
         """A follower lags, the other is paused, the leader dies while the first catches up."""

@@ -208,14 +208,15 @@ class Hardened:
     name = "hardened"
     world: World
 
-    def __init__(self, mutation: str | None = None) -> None:
+    def __init__(self, mutation: str | None = None, only: tuple[str, ...] = ()) -> None:
+        self._only = only
         self.kind = self
         self.application = TablesApplication()
         self._mutation = mutation
 
     def settings(self, world: World) -> Settings:
         Hardened.world = world
-        self._settings = choose(world.random, hardened=True)
+        self._settings = choose(world.random, hardened=True, only=self._only)
         self._random: random.Random = world.fork_random("ids")
         return self._settings
 

@@ -4,6 +4,7 @@
     python -m tests.simulation.raft --seeds 1:200 --stock      PySyncObj as it is
     python -m tests.simulation.raft --replay 17 [--stock]      the history of one seed
     python -m tests.simulation.raft --seeds 1:50 --mutate NAME the hardened node with one rule taken away
+    python -m tests.simulation.raft --seeds 1:50 --faults compaction-kill     only this fault, again and again
 
 The last line is "N seeds, V violations"; a seed with violations counts once for each kind. Exit status 1 when
 there is any; the failing seeds are named before it.
@@ -20,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
+from tests.simulation.hardened import Hardened
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.settings import HARDENED_FAULTS
 from tests.simulation.simulation import Cluster, Report, run_seed
 from tests.simulation.stock import Stock
 
@@ -28,21 +33,24 @@ PROGRESS_S = 5.0
 CHUNK = 8
 
 
-def make_cluster(stock: bool, mutation: str | None) -> Cluster:
-    if stock:
-        return Stock()
-    from tests.simulation.hardened import Hardened
+class Choice(Struct, frozen=True):
+    """What runs, and under which faults."""
 
-    return Hardened(mutation)
+    stock: bool
+    mutation: str | None
+    only: tuple[str, ...]
 
-
-def one(task: tuple[int, bool, str | None]) -> Report:
-    seed, stock, mutation = task
-    return run_seed(seed, make_cluster(stock, mutation))[0]
+    def cluster(self) -> Cluster:
+        return Stock(self.only) if self.stock else Hardened(self.mutation, self.only)
 
 
-def reports(seeds: Iterable[int], jobs: int, stock: bool, mutation: str | None) -> Iterator[Report]:
-    tasks = [(seed, stock, mutation) for seed in seeds]
+def one(task: tuple[int, Choice]) -> Report:
+    seed, choice = task
+    return run_seed(seed, choice.cluster())[0]
+
+
+def reports(seeds: Iterable[int], jobs: int, choice: Choice) -> Iterator[Report]:
+    tasks = [(seed, choice) for seed in seeds]
     if jobs == 1:
         yield from map(one, tasks)
         return
@@ -62,12 +70,26 @@ def seed_range(text: str) -> range:
     return found
 
 
+def fault_names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = set(names) - set(HARDENED_FAULTS)
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(sorted(unknown))}: not among {', '.join(HARDENED_FAULTS)}"
+        )
+    return names
+
+
+def choice_of(options: argparse.Namespace) -> Choice:
+    return Choice(options.stock, options.mutate, options.faults)
+
+
 def run_all(options: argparse.Namespace) -> int:
     started = time.monotonic()
     done: list[Report] = []
     failing: list[Report] = []
     next_line = started + PROGRESS_S
-    for report in reports(options.seeds, options.jobs, options.stock, options.mutate):
+    for report in reports(options.seeds, options.jobs, choice_of(options)):
         done.append(report)
         if report.violations:
             failing.append(report)
@@ -98,6 +120,7 @@ def summarise(options: argparse.Namespace, done: list[Report], seconds: float) -
         "seeds": [options.seeds[0], options.seeds[-1]],
         "node": "stock" if options.stock else "hardened",
         "mutation": options.mutate,
+        "only": options.faults,
         "violations": sum(kinds.values()),
         "kinds": dict(sorted(kinds.items())),
         "failing": [msgspec.to_builtins(report) for report in done if report.violations],
@@ -109,7 +132,7 @@ def summarise(options: argparse.Namespace, done: list[Report], seconds: float) -
 
 
 def replay(options: argparse.Namespace) -> int:
-    report, world = run_seed(options.replay, make_cluster(options.stock, options.mutate))
+    report, world = run_seed(options.replay, choice_of(options).cluster())
     print("\n".join(world.lines()))
     for found in report.violations:
         print(f"{found.kind}: {found.text} (at {found.at_s} s)")
@@ -127,7 +150,10 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--seeds", type=seed_range, metavar="FIRST:LAST", help="both included")
     what.add_argument("--replay", type=int, metavar="SEED", help="print the history of one seed")
     parser.add_argument("--stock", action="store_true", help="PySyncObj as it is")
-    parser.add_argument("--mutate", metavar="NAME", help="take one rule away (see mutations.py)")
+    parser.add_argument(
+        "--mutate", choices=MUTATIONS, metavar="NAME", help="take one rule away (see mutations.py)"
+    )
+    parser.add_argument("--faults", type=fault_names, default=(), metavar="NAME,…", help="only these faults")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--show", type=int, default=10, help="failing seeds shown with their first violation")
     parser.add_argument("--json", type=Path, metavar="FILE")

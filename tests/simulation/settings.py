@@ -25,6 +25,7 @@ FAULTS: Final = (
     "pause-leader",
     "crash-in-disk",
     "compaction-kill",
+    "compaction-power",
     "lag-and-kill",
     "disk-full",
     "slow-disk",
@@ -69,13 +70,16 @@ class Settings(Struct, frozen=True):
     sync_s: float
 
 
-def choose(rng: random.Random, *, hardened: bool) -> Settings:
+def choose(rng: random.Random, *, hardened: bool, only: tuple[str, ...] = ()) -> Settings:
+    """`only`: these faults and no others, one after the other."""
     faults = HARDENED_FAULTS if hardened else FAULTS
     storm = rng.random() < 0.3
     if storm:
         faults = STORM
     chosen = tuple(fault for fault in faults if rng.random() < (0.6 if storm else 0.3))
     chosen = chosen or (rng.choice(faults),)
+    if only:
+        chosen, storm = only, True
     return Settings(
         machines=rng.choice((3, 3, 3, 3, 5)),
         timing=Timing(compaction_entries=rng.choice((12, 20, 40))),

@@ -267,13 +267,14 @@ class Stock:
     name = "stock"
     world: World
 
-    def __init__(self) -> None:
+    def __init__(self, only: tuple[str, ...] = ()) -> None:
+        self._only = only
         self.kind = self
         self.application = StockApplication()
 
     def settings(self, world: World) -> Settings:
         Stock.world = world
-        self._settings = choose(world.random, hardened=False)
+        self._settings = choose(world.random, hardened=False, only=self._only)
         return self._settings
 
     def belongs(self, machine: Machine, leader: Machine) -> bool:

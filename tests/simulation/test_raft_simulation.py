@@ -1,7 +1,7 @@
 """The Raft layer under simulated faults: a short budget of seeds; the long run is a command.
 
-A failing seed is replayed by `python -m tests.simulation.raft --replay SEED`, with --stock or --mutate NAME as
-the test has it.
+A failing seed is replayed by `python -m tests.simulation.raft --replay SEED`, with --stock or --mutate NAME
+as the test has it.
 """
 
 import os
