@@ -136,6 +136,8 @@ def spawn(url: str, token: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*VIMRAFT, "--api", url, "--token-file", token, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Not by inheritance: readline, once loaded, puts COLUMNS into the environment behind Python's back.
+        env=dict(os.environ),
     )  # fmt: skip
 
 
