@@ -6,7 +6,6 @@ every second unit. The managers cannot tell: it is their own format, and every i
 May live here: making and planting that snapshot.
 """
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -18,7 +17,11 @@ from vimraft.core.codec import decode_state
 from vimraft.core.ids import VolumeName
 from vimraft.core.invariants import check
 from vimraft.core.tables import RealVolume, Replica, Run, Segment, State, Volume
-from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, encode_snapshot
+from vimraft.metadata.pysyncobj.disk import OsDisk
+from vimraft.metadata.pysyncobj.identity import make
+from vimraft.metadata.pysyncobj.members import Member
+from vimraft.metadata.pysyncobj.recovery import rewrite
+from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
 
 VOLUMES = 10
 SECTORS_PER_UNIT = 2_048
@@ -102,12 +105,12 @@ def _free(real: RealVolume, used: int) -> tuple[Run, ...]:
 def plant(cluster: Cluster, state: State) -> None:
     """Every (stopped) manager finds these tables as its snapshot, and an empty journal."""
     members = sorted(site.raft for site in cluster.sites.values())
-    last = (NO_OP, state.index + 1, 1)
-    data = encode_snapshot(Snapshot(frozenset(members), (NO_OP, state.index, 1), last, state))
     for site in cluster.sites.values():
         raft: Path = site.data_dir / "raft"
         for path in raft.iterdir():
             if path.is_file():
                 path.unlink()
-        (raft / "members.json").write_text(json.dumps({"initial": members, "latest": members}))
-        (raft / "snapshot").write_bytes(data)
+        identity = make(members)
+        ends = (NO_OP, state.index, 1), (NO_OP, state.index + 1, 1)
+        voters = tuple(Member(address) for address in members)
+        rewrite(OsDisk(raft), Snapshot(voters, *ends, state, identity.cluster, identity.generation), identity)
