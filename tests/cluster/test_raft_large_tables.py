@@ -1,7 +1,6 @@
 """Tables with 100,000 segments: snapshot, restart and join each in less than 10 s, below 500 MB."""
 
 import asyncio
-import json
 import time
 from pathlib import Path
 
@@ -11,7 +10,11 @@ from immutables import Map
 from tests.core_cases import Tables, three_sites
 from tests.raft_cases import NodeProcess, free_addresses, raft_cluster, storage, until
 from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
-from vimraft.metadata.pysyncobj.first_snapshot import Snapshot, encode_snapshot
+from vimraft.metadata.pysyncobj.disk import OsDisk
+from vimraft.metadata.pysyncobj.identity import make
+from vimraft.metadata.pysyncobj.members import Member
+from vimraft.metadata.pysyncobj.recovery import rewrite
+from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
 
 pytestmark = pytest.mark.cluster
 
@@ -53,10 +56,17 @@ def fragmented() -> State:
 def seed(node: NodeProcess, state: State) -> None:
     members = node.config["members"]
     node.raft_dir.mkdir(parents=True)
-    (node.raft_dir / "members.json").write_text(json.dumps({"initial": members, "latest": members}))
+    identity = make(members)
     no_op = b"\x01"
-    snapshot = Snapshot(frozenset(members), (no_op, state.index, 1), (no_op, state.index + 1, 1), state)
-    (node.raft_dir / "snapshot").write_bytes(encode_snapshot(snapshot))
+    snapshot = Snapshot(
+        tuple(Member(address) for address in members),
+        (no_op, state.index, 1),
+        (no_op, state.index + 1, 1),
+        state,
+        identity.cluster,
+        identity.generation,
+    )
+    rewrite(OsDisk(node.raft_dir), snapshot, identity)
 
 
 async def test_hundred_thousand_segments(tmp_path: Path) -> None:
@@ -89,7 +99,7 @@ async def test_hundred_thousand_segments(tmp_path: Path) -> None:
         joining = cluster.make(free_addresses(1)[0], present)
         await joining.start()
         begun = time.monotonic()
-        await leader.call("add_member", address=joining.address, deadline_ms=10_000)
+        await leader.add(joining)
         tables = await cluster.same_digest(cluster.nodes)
         join_s = time.monotonic() - begun
 

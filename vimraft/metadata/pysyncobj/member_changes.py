@@ -21,6 +21,8 @@ from vimraft.metadata.pysyncobj.node import RaftNode
 from vimraft.metadata.pysyncobj.proposals import FIRST_ATTEMPT_S, NOT_DONE, RETRY_PAUSE_S, Proposals
 
 PROBE_TIMEOUT_S: Final = 2.0
+MIN_ATTEMPT_S: Final = 0.1
+"""Nothing more is asked for when less is left: it would end in doubt for nothing."""
 BARRIER_S: Final = 2.0
 """One look at the configuration; the deadline of a change allows several."""
 
@@ -92,7 +94,7 @@ class MemberChanges:
                         f"membership of {address}: no confirmation before the deadline"
                     ) from error
                 raise Unavailable(self._why_not(kind, address, str(error))) from error
-            if self._loop.time() >= deadline:
+            if deadline - self._loop.time() < MIN_ATTEMPT_S:
                 if submitted:
                     raise UnknownOutcome(f"membership of {address}: no confirmation before the deadline")
                 raise Unavailable(self._why_not(kind, address, "another change is under way"))
