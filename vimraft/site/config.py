@@ -188,11 +188,11 @@ def _check_raft_links(path: Path, config: Config) -> None:
     )
     if not is_loopback(split_address(address)[0]):
         raise ConfigError(
-            f"{path}: network.raft {address} can be reached from other hosts: the replicated log needs mutual "
-            f"TLS there, whatever network.allow_plaintext says; {remedy}"
+            f"{path}: network.raft {address} can be reached from other hosts: the replicated log needs "
+            f"mutual TLS there, whatever network.allow_plaintext says; {remedy}"
         )
     if not config.network.allow_plaintext:
         raise ConfigError(
-            f"{path}: network.raft {address} has no certificate: {remedy}; or, for managers on one host only, "
-            "set network.allow_plaintext = true"
+            f"{path}: network.raft {address} has no certificate: {remedy}; or, for managers on one host "
+            "only, set network.allow_plaintext = true"
         )
