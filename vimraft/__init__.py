@@ -1,3 +1,3 @@
 """vimraft: virtual volumes pooled from the real volumes of several sites."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
