@@ -236,9 +236,21 @@ class _CompactionWatch:
 
 
 def compaction(ground: Ground) -> Result:
-    """Sequential puts at a leader that compacts over and over: big tables, a short log."""
-    options = ground.options
-    seconds = options.seconds * options.repeat
+    """Sequential puts at a leader that compacts over and over: big tables, a short log. Then the same with a
+    long log: what the tail is without compaction."""
+    seconds = ground.options.seconds * ground.options.repeat
+    result = _while_compacting(ground, seconds)
+    with voters(ground) as ours:
+        ours.fill_reals(TABLE_REALS)
+        with VoterPuts(ours.serve(ours.leader())) as client:
+            note = ground.quiet("commits without compaction")
+            sequential(client, 0.5)
+            usual = sample_of(sequential(client, seconds))
+    row = Row("compaction", "the same without compaction", "vimraft", usual, note)
+    return Result((*result.rows, row), result.verdicts)
+
+
+def _while_compacting(ground: Ground, seconds: float) -> Result:
     with voters(ground, compaction_entries=COMPACTION_ENTRIES) as ours:
         ground.say(f"filling tables with {TABLE_REALS} real volumes")
         ours.fill_reals(TABLE_REALS)

@@ -2,7 +2,8 @@
 
 May live here: what goes wrong inside the node's process. Faults (all optional): those of faulty_disk.py;
 `routes` {member: address to connect to instead}; `poison` (a storage whose change makes apply raise);
-`bad_subscriber` (one that raises at every change). Beside raft_node's operations: `commit_bytes`, `fill`.
+`bad_subscriber` (one that raises at every change); `level` (of a release that reads no higher one). Beside
+raft_node's operations: `commit_bytes`, `fill`.
 """
 
 import asyncio
@@ -28,6 +29,11 @@ class RoutedSocket(socket.socket):
 
 socket.socket = RoutedSocket  # type: ignore[misc]  # before anyone else takes it
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from vimraft.core import levels  # noqa: E402
+
+if "level" in (FAULTS := json.loads(sys.argv[2])):
+    levels.LATEST = FAULTS["level"]  # type: ignore[misc]  # before anyone else takes it
 
 from tests.cluster import raft_node  # noqa: E402
 from tests.fault import faulty_disk  # noqa: E402
@@ -85,7 +91,7 @@ async def _fill(server: raft_node.Server, given: dict[str, Any]) -> dict[str, An
 
 
 def main() -> None:
-    config, faults = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    config, faults = json.loads(sys.argv[1]), FAULTS
     ROUTES.update({_endpoint(to): _endpoint(via) for to, via in faults.get("routes", {}).items()})
     faulty_disk.install(faults, Path(config["data_dir"]) / "raft")
     raft_node.Server.commit_bytes = _commit_bytes  # type: ignore[attr-defined]

@@ -8,6 +8,8 @@ import pytest
 
 from tests.fault.links import PROGRAM
 from tests.raft_cases import CallFailed, NodeProcess, RaftCluster, raft_cluster, storage
+from vimraft.core.commands import SetLevel
+from vimraft.core.levels import FIRST, LATEST
 
 pytestmark = pytest.mark.cluster
 
@@ -99,6 +101,27 @@ async def test_a_subscriber_that_raises_changes_nothing_for_the_log(tmp_path: Pa
         tables = await cluster.same_digest(cluster.nodes)
         assert {f"s{number}" for number in range(10)} <= set(tables["storages"])
         assert tables["index"] >= 10
+
+
+async def test_a_node_of_an_older_release_holds_the_same_tables_as_the_others(tmp_path: Path) -> None:
+    """Also after the move to a level that it does not know has been asked for: refused everywhere."""
+    async with raft_cluster(tmp_path, start=False, compaction_entries=30) as cluster:
+        _with_faults(cluster)
+        older, *newer = cluster.nodes
+        await _start(cluster, {"level": FIRST}, [older])
+        await _start(cluster, {}, newer)
+        await cluster.form()
+        for number, node in enumerate([*cluster.nodes] * 8):
+            assert (await node.propose(storage(f"s{number}")))["reason"] is None
+        for level in (LATEST, LATEST + 1):
+            outcome = await newer[0].propose(SetLevel(level))
+            assert outcome["reason"] is not None
+        await older.propose(storage("from-the-older-one"))
+        before = await cluster.same_digest(cluster.nodes)
+        await _restart(cluster, [older], {"level": FIRST})
+        await newer[1].propose(storage("after"), deadline_ms=20_000)
+        after = await cluster.same_digest(cluster.nodes)
+        assert set(after["storages"]) == {*before["storages"], "after"}
 
 
 async def test_bytes_that_are_no_request_change_nothing_and_nobody_differs(tmp_path: Path) -> None:
