@@ -4,7 +4,8 @@ May live here: the checks and what they have to remember. They look at PySyncObj
 and office, and at what leaves over the wire; never at what a node reports about itself. Positions are those
 of the state machine (how many commands it has taken), indexes those of the Raft log.
 
-- *election safety*: one leader a term; *one vote* a term; *terms* on the wire never go back;
+- *election safety*: one leader a term, by the votes of a majority; *one vote* a term;
+- *terms* on the wire never go back;
 - *log matching*: (index, term) names one command and one history before it, on all nodes, for ever;
 - *commit*: what one node knows as committed is never another entry anywhere; a new leader has all of it;
 - *state machine*: the same command, and the same outcome, at the same position on all nodes;
@@ -34,10 +35,11 @@ class Violation(Struct, frozen=True):
 class _Seen:
     """A node's log as it was after its last round."""
 
-    __slots__ = ("commit", "first", "last", "leader", "life", "terms")
+    __slots__ = ("applied", "commit", "first", "last", "leader", "life", "terms")
 
     def __init__(self, life: int) -> None:
         self.life = life
+        self.applied = 0
         self.first = 0
         self.last = (0, 0)
         self.terms: dict[int, int] = {}
@@ -92,6 +94,10 @@ class Checks:
         commit = node._SyncObj__raftCommitIndex
         if commit != seen.commit:
             self._commit_changed(machine, log, seen, commit)
+        applied = node._SyncObj__raftLastApplied
+        if applied < seen.applied:
+            self.violate("applied went back", f"{machine.name} from {seen.applied} to {applied}")
+        seen.applied = applied
         leader = node._isLeader()
         if leader != seen.leader:
             seen.leader = leader
@@ -150,6 +156,12 @@ class Checks:
             self.violate("election safety", f"{machine.name} leads in term {term}, and so does {known[0]}")
         if not self._is_voter(machine.address):
             self.violate("no voter leads", f"{machine.name} leads in term {term}")
+        voters = {machine.address, *(other.id for other in machine.node._SyncObj__otherNodes)}
+        votes = sum(self._votes.get((voter, term)) == machine.address for voter in voters)
+        if 2 * votes <= len(voters):
+            self.violate(
+                "no majority", f"{machine.name} leads in term {term} with {votes} votes of {len(voters)}"
+            )
         first, last = log[0][1], log[-1][1]
         for index, (committed_term, command) in self.committed.items():
             if committed_term >= term or index < first:

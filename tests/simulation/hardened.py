@@ -14,12 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from pysyncobj.node import Node
 
 from tests.simulation.disk import Crashed
 from tests.simulation.endpoint import Endpoint
 from tests.simulation.machine import Machine
-from tests.simulation.mutations import mutated
+from tests.simulation.mutations import MUTATIONS, mutated
 from tests.simulation.network import Connection
 from tests.simulation.operator import Operator
 from tests.simulation.patches import replaced
@@ -216,7 +217,10 @@ class Hardened:
 
     def settings(self, world: World) -> Settings:
         Hardened.world = world
-        self._settings = choose(world.random, hardened=True, only=self._only)
+        chosen = choose(world.random, hardened=True, only=self._only)
+        if self._mutation is not None:
+            chosen = msgspec.structs.replace(chosen, **MUTATIONS[self._mutation].settings)
+        self._settings = chosen
         self._random: random.Random = world.fork_random("ids")
         return self._settings
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
 RETRANSMIT_S = 0.2
+FIRST_REPEAT_S = 0.05
+REPEATS_SPREAD = 60
+"""A repeated message comes up to so many times later than the first that may come."""
 CONNECT_S = 0.02
 RETRY_S = 0.2
 TIMEOUT_S = 3.5
@@ -68,7 +71,9 @@ class Connection:
         self.last[source] = arrival
         network.world.at(arrival, self._arrive, source, payload)
         if path.duplicate and not once and rng.random() < path.duplicate:
-            network.world.at(arrival + rng.random() * 0.5, self._arrive, source, payload)
+            network.world.at(
+                arrival + FIRST_REPEAT_S * REPEATS_SPREAD ** rng.random(), self._arrive, source, payload
+            )
 
     def _arrive(self, source: str, payload: Any) -> None:
         target = self.other(source)

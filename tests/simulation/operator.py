@@ -14,6 +14,8 @@ from vimraft.metadata.pysyncobj.members import encode_change
 
 MAX_MACHINES = 6
 MIN_VOTERS = 3
+MAX_UNDER_WAY = 3
+"""Changes asked for at the same time; the leader must take them one by one."""
 ASK_EVERY_S = 0.3
 PATIENCE_S = 4.0
 
@@ -24,7 +26,7 @@ class Operator:
         self._world = run.world
         self._random: random.Random = run.world.fork_random("operator")
         self._next_number = len(run.machines) + 1
-        self._busy = False
+        self._under_way = 0
         self.wiped: set[str] = set()
         self.removed: set[str] = set()
         run.faults.further = {"members": self._change, "wipe": self._wipe, "old-config": self._old_config}
@@ -39,7 +41,7 @@ class Operator:
 
     def _change(self) -> None:
         leader = self._run.faults.leader()
-        if self._busy or leader is None:
+        if self._under_way >= MAX_UNDER_WAY or leader is None:
             return
         members = leader.node.configuration.members
         voters = [a for a, member in sorted(members.items()) if member.voter and a not in self.wiped]
@@ -72,7 +74,7 @@ class Operator:
         self._ask("observe", machine.address)
 
     def _ask(self, kind: str, address: str) -> None:
-        self._busy = True
+        self._under_way += 1
         self._note(kind, address)
         if kind == "rem":
             self.removed.add(address)  # asked for: it may be gone at any time from now on
@@ -82,13 +84,13 @@ class Operator:
         leader = self._run.faults.leader()
         machine = self._run.network.machines[address]
         if leader is not None and self._reached(kind, address, leader):
-            self._busy = False
+            self._under_way -= 1
             self._note(kind, address, "is in the log")
             if kind == "rem":
                 self._leave(machine)
             return
         if self._world.now > until or self._run.faults.stopped:
-            self._busy = False
+            self._under_way -= 1
             self._note(kind, address, "is given up")
             return
         up = [one for one in self._run.machines if one.up and one is not machine]
