@@ -69,6 +69,18 @@ def test_what_does_not_fit_restarts_behind_what_is_decided(previous: int, term: 
     assert result.message["commit_index"] == 11
 
 
+@pytest.mark.parametrize(("previous", "committed", "applied"), [(12, 12, 10), (11, 12, 10), (12, 10, 12)])
+def test_another_entry_where_ours_is_decided_is_a_conflict_there(
+    previous: int, committed: int, applied: int
+) -> None:
+    """Asking again from behind what is decided would only bring the same message, for ever."""
+    ours = journal(1, 1, 1, 1, first=10)
+    result = match(ours, message(previous, 3, [(b"c", previous + 1, 9)], commit=50), committed, applied)
+    assert result.conflict == previous
+    assert result.restart_from is None
+    assert "entries" not in result.message
+
+
 def test_a_part_of_a_snapshot_commits_nothing_of_the_own_log() -> None:
     part = {"type": "append_entries", "term": 9, "commit_index": 50, "serialized": (b"part", True, False)}
     result = match(journal(1, 1, 1, 1), part, 2, 1)

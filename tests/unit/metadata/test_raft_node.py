@@ -384,6 +384,16 @@ def test_a_leader_that_replaces_a_decided_entry_ends_the_process(bench: Bench) -
     assert "not the cluster's" in bench.ended[0][1]
 
 
+def test_a_leader_whose_log_differs_where_ours_is_decided_ends_the_process(bench: Bench) -> None:
+    bench.receive({**bench.entries(b"\x00a", b"\x00b"), "commit_index": 99})
+    bench.run()
+    differs = {**bench.entries(b"\x00c", term=6, after=bench.node.last_index), "prevLogTerm": 6}
+    with pytest.raises(Dead):
+        bench.receive(differs, OTHER)
+    assert [code for code, _ in bench.ended] == [EXIT_DATA]
+    assert "not the cluster's" in bench.ended[0][1]
+
+
 def test_a_cut_tail_takes_its_membership_change_with_it(bench: Bench) -> None:
     fourth = free_addresses(1)[0]
     bench.receive(bench.entries(b"\x00a", encode_change("observe", fourth)))

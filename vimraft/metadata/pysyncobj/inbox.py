@@ -141,8 +141,8 @@ class Inbox:
         matched = match(node.journal, message, node.raftCommitIndex, node.raftLastApplied)
         if matched.conflict is not None and matched.conflict <= decided:
             node.end_for_data(
-                f"{sender.id} replaces entry {matched.conflict}, which is decided here: this node's log is "
-                "not the cluster's. Remove this manager, empty its data directory and join again"
+                f"{sender.id} has another entry {matched.conflict}, which is decided here: this node's log "
+                "is not the cluster's. Remove this manager, empty its data directory and join again"
             )
         self._deliver(sender, matched.message)
         for command, index, _ in matched.message.get("entries", ()):

@@ -3,6 +3,14 @@
 May live here: pure decisions over a journal and a message. PySyncObj cuts its journal after the
 message's previous entry every time, heartbeats and repeats included, and so drops entries that it has
 acknowledged. Raft (§5.3) cuts only where an entry *conflicts*; `match` restores that rule.
+
+What is *decided* here (committed or applied) never conflicts in a sound cluster, so that a conflict there is
+no lag to be mended but two histories, and the node must end: this node's commit index only ever rises to
+what a leader has said, and only over entries that were found to match that leader's (`match` lets PySyncObj
+commit nothing else); it is stored after the entries that it speaks of, in the same file, and at start never
+taken for more than the entries found; what a snapshot holds is applied. Each of them was thus an entry of a
+leader that counted a majority for it, and every later leader's log has it (Raft §5.4, leader completeness); a
+leader never cuts its own log, so also a late message of its term says the same of it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +32,7 @@ class Match(NamedTuple):
     restart_from: int | None = None
     """Ask the leader for the entries from here on."""
     conflict: int | None = None
-    """First index whose entry will be replaced."""
+    """First index whose entry will be replaced, or would have to be: it is decided here."""
 
 
 def match(journal: Journal, message: dict[str, Any], committed: int, applied: int) -> Match:
@@ -43,10 +51,12 @@ def match(journal: Journal, message: dict[str, Any], committed: int, applied: in
         or not first <= previous <= last
         or journal[previous - first][2] != message["prevLogTerm"]
     ):
+        decided = max(committed, applied)
+        if previous is not None and first <= previous <= min(decided, last):
+            return Match(_without_entries(message, committed), conflict=previous)
         # What is committed here is certainly the leader's too. PySyncObj would ask for what follows
         # our *last* entry, for ever if our log has a tail longer than the leader's, or step back by
         # one entry a heartbeat.
-        decided = max(committed, applied)
         return Match(_without_entries(message, committed), restart_from=decided + 1)
     entries: Sequence[LogEntry] = message["entries"]
     known = 0
