@@ -8,7 +8,7 @@ import pytest
 
 from tests.raft_cases import FORMING, free_addresses, real, storage, until
 from vimraft.core.apply import apply
-from vimraft.core.commands import Applied, Rejected, SetStorage
+from vimraft.core.commands import Applied, Rejected, SetSetting, SetStorage
 from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State, Storage
 from vimraft.metadata.port import Unavailable, UnknownOutcome
@@ -56,6 +56,31 @@ async def test_alone_it_commits_reports_and_restarts_with_everything(tmp_path: P
     assert after.storages == before.storages
     assert len(after.storages) == 101
     await again.close()
+
+
+async def test_after_a_restart_no_older_tables_are_seen_however_long_the_log(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    log = await open_log(given)
+    for command in FORMING:
+        await log.propose(command, who="t", deadline_ms=5_000)
+    for start in range(0, 3_000, 500):
+        values = range(start, start + 500)
+        await asyncio.gather(
+            *(log.propose(SetSetting("io_timeout_ms", 2_000 + i), who="t", deadline_ms=9_000) for i in values)
+        )
+    await log.persist(deadline_ms=5_000)
+    before = log.state
+    await log.close()
+    log = await open_log(given)
+    assert log.state.index >= before.index
+    assert log.state.settings == before.settings
+    assert log.status().raft_applied >= before.index
+    seen: list[State] = []
+    log.subscribe(lambda previous, current: seen.extend((previous, current)))
+    await log.barrier(deadline_ms=5_000)
+    await until(lambda: seen, 5, "the newer tables are told")
+    assert all(state.index >= before.index for state in seen)
+    await log.close()
 
 
 async def test_a_repeated_request_id_gets_the_first_outcome(tmp_path: Path) -> None:

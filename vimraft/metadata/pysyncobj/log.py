@@ -48,11 +48,11 @@ def _exit(code: int, why: str) -> NoReturn:
 async def open_log(
     config: PySyncObjConfig, *, apply_command: Apply = apply, fatal: Fatal = _exit
 ) -> "PySyncObjLog":
-    """Start this node. Returns as soon as it runs: a leader may still be missing.
+    """Start this node. Returns as soon as it runs: a leader may still be missing, but the tables are those
+    that it knew to be decided when it ended, or newer.
 
     Raises Misconfigured, DirectoryInUse, CorruptData, AddressInUse, SyncFailed, OSError.
     """
-    selfcheck.check()
     selfcheck.check()
     config.check()
     opened = PySyncObjLog(config, asyncio.get_running_loop())

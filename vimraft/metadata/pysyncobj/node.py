@@ -49,7 +49,7 @@ COMPACTION_PAUSE_S: Final = 0.1
 STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
 MAX_APPLY_PER_ROUND: Final = 500
-"""Some 50 ms: heartbeats and elections go on while a long log is applied."""
+"""Some 50 ms: heartbeats and elections go on while a long log is applied (but at start, see `pump`)."""
 REGULAR: Final = b"\x00"
 _REGULAR: Final = 0
 _FOLLOWER, _LEADER = 0, 2
@@ -106,6 +106,7 @@ class RaftNode(SyncObj):
         self._woken = False
         self._commit_untold = False
         """The followers have not been told yet what is committed."""
+        self._recovered = False
         now = environment.clock()
         self.started_s = self._last_pump = now
         self._next_ping = self._compact_after = self._next_status = now
@@ -196,7 +197,11 @@ class RaftNode(SyncObj):
     # --- the loop ---------------------------------------------------------------------------------
 
     def pump(self, wait_s: float) -> None:
-        """One round: sync, timers, commands, messages. Raises Dead."""
+        """One round: sync, timers, commands, messages. The first one brings the tables first to where they
+        have been. Raises Dead."""
+        if not self._recovered:
+            self._recovered = True
+            self._apply_recovered()
         self._woken = False  # before the queues are looked at: what comes later wakes again
         now = self.clock()
         if now - self._last_pump > self.config.election_min_ms / 2000:
@@ -400,9 +405,28 @@ class RaftNode(SyncObj):
         if end > applied + MAX_APPLY_PER_ROUND:
             end = applied + MAX_APPLY_PER_ROUND
             self.wake()
+        self._apply_to(end)
+        self._commit_untold = True
+        return False  # told together with new commands: see _checkCommandsToApply
+
+    def _apply_recovered(self) -> None:
+        """All that the journal knew to be committed, however long it takes: this node has shown it before,
+        and nobody may see older tables again. Nobody else is kept waiting: the elections of the others go on
+        without it, and `pump` knows of the pause."""
+        begun, applied = self.clock(), self.raftLastApplied
+        self._apply_to(min(self._SyncObj__raftCommitIndex, self.journal.synced_index))
+        if self.raftLastApplied - applied > MAX_APPLY_PER_ROUND:
+            log.info(
+                "raft.log_applied",
+                entries=self.raftLastApplied - applied,
+                seconds=round(self.clock() - begun, 1),
+            )
+
+    def _apply_to(self, end: int) -> None:
+        applied = self._SyncObj__raftLastApplied
         start = applied + 1 - self.journal[0][1]
         waiting = self._SyncObj__commandsWaitingCommit
-        for command, index, term in self.journal[start : start + end - applied]:
+        for command, index, term in self.journal[start : start + max(0, end - applied)]:
             result = self._SyncObj__doApplyCommand(command)
             self._SyncObj__raftLastApplied = index
             for asked_term, callback in waiting.pop(index, ()):
@@ -412,8 +436,6 @@ class RaftNode(SyncObj):
                     self._intake.answer(callback, None, FAIL_REASON.DISCARDED)
         self._hooks.changed()
         self._hooks.answered()
-        self._commit_untold = True
-        return False  # told together with new commands: see _checkCommandsToApply
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | None:  # noqa: N802
         kind = command[0]
