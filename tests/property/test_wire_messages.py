@@ -9,15 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vimraft.metadata.pysyncobj import handshake, wire
+from vimraft.metadata.pysyncobj.members import encode_change
 
 numbers = st.integers(0, wire.MAX_NUMBER)
 small = st.integers(0, 1_000)
-commands = st.builds(
-    lambda kind, rest: bytes([kind]) + rest, st.sampled_from([0, 1, 2]), st.binary(max_size=80)
+changes = st.builds(
+    encode_change,
+    st.sampled_from(["add", "observe", "rem"]),
+    st.integers(1, 65_535).map(lambda port: f"127.0.0.1:{port}"),
+    st.text(max_size=20),
 )
-forwarded = st.builds(
-    lambda kind, rest: bytes([kind]) + rest, st.sampled_from([0, 2]), st.binary(max_size=80)
-)
+first_release = b"\x02" + pickle.dumps(["add", "127.0.0.1:4321"], 2)
+forwarded = st.builds(lambda rest: b"\0" + rest, st.binary(max_size=80)) | changes
+commands = st.builds(lambda rest: b"\1" + rest, st.binary(max_size=80)) | st.just(first_release) | forwarded
 
 
 def message(kind: str, **fields: st.SearchStrategy) -> st.SearchStrategy:
@@ -117,6 +121,16 @@ ENTRIES = {"type": "append_entries", "term": 5, "commit_index": 1, "prevLogIdx":
         {"type": "apply_command", "command": b"\3\x80"},
         {"type": "apply_command", "command": b"\1"},
         {"type": "apply_command", "command": "text"},
+        {"type": "apply_command", "command": b"\2"},
+        {"type": "apply_command", "command": first_release},
+        {"type": "apply_command", "command": encode_change("add", "nowhere")},
+        {"type": "apply_command", "command": encode_change("add", ":1")},
+        {"type": "apply_command", "command": encode_change("add", "host:65536")},
+        {"type": "apply_command", "command": encode_change("add", "host:port")},
+        {"type": "apply_command", "command": encode_change("steal", "host:1")},
+        {**ENTRIES, "entries": [(b"\2\x93\xa3add", 8, 5)]},
+        {**ENTRIES, "entries": [(b"\2\x80\x02cos\nsystem\n.", 8, 5)]},
+        {**ENTRIES, "entries": [(encode_change("add", "nowhere"), 8, 5)]},
         {"type": "apply_command_response", "request_id": 1},
         {"type": "apply_command_response", "request_id": 1, "error": 1, "log_idx": 1, "log_term": 1},
         {"type": "set_version"},

@@ -426,6 +426,19 @@ def test_one_change_at_a_time_and_only_after_the_own_terms_first_entry(bench: Be
     assert codes == [DENIED, DENIED, FAIL_REASON.SUCCESS]
 
 
+def test_a_change_that_nobody_can_read_does_not_come_into_the_log(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge(bench.node.last_index)
+    bench.run()
+    before = bench.node.last_index
+    codes: list[int] = []
+    for command in (b"\x02", b"\x02\x93\xa3add", b"\x02\x80\x02.", encode_change("add", "nowhere")):
+        bench.node.change_members(command, lambda _, code: codes.append(code))
+    bench.run()
+    assert codes == [DENIED] * 4
+    assert bench.node.last_index == before
+
+
 def test_an_observer_is_never_counted(bench: Bench) -> None:
     fourth = free_addresses(1)[0]
     bench.lead()

@@ -17,8 +17,9 @@ from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 
 from vimraft.metadata.pysyncobj.config import COMMAND_QUEUE, MAX_COMMAND_BYTES
-from vimraft.metadata.pysyncobj.members import Change, parse_change
+from vimraft.metadata.pysyncobj.members import is_membership, parse_change
 from vimraft.metadata.pysyncobj.membership import refusal
+from vimraft.metadata.pysyncobj.wire import WireError, check_change
 
 if TYPE_CHECKING:
     from vimraft.metadata.pysyncobj.node import RaftNode
@@ -81,8 +82,7 @@ class Intake:
         if node.last_index - node.raftCommitIndex >= MAX_UNCOMMITTED:
             self._refuse(callback, FAIL_REASON.QUEUE_FULL)
             return
-        change = parse_change(command)
-        if change is not None and not self._allowed(change):
+        if not self._may_enter(command):
             self._refuse(callback, FAIL_REASON.REQUEST_DENIED)
             return
         index, term = node.append(command)
@@ -93,8 +93,17 @@ class Intake:
         elif callback is not None:
             node._SyncObj__commandsWaitingCommit[index].append((term, callback))
 
-    def _allowed(self, change: Change) -> bool:
+    def _may_enter(self, command: bytes) -> bool:
         node = self._node
+        if not is_membership(command):
+            return True
+        try:
+            check_change(command, made_now=True)
+            change = parse_change(command)
+        except (WireError, ValueError) as error:
+            log.error("raft.command_refused", why=str(error))
+            return False
+        assert change is not None
         why = refusal(change, node.configuration.members, node.peers.progress())
         if why:
             log.info("raft.change_refused", kind=change.kind, member=change.address, why=why)

@@ -21,8 +21,8 @@ from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
 MEMBERS: Final = "members.json"
 MEMBERSHIP_ENTRY: Final = b"\x02"
 """First byte of a membership change in PySyncObj's log."""
-_PICKLE: Final = b"\x80"
-"""Second byte, in entries of the first release."""
+FIRST_RELEASE: Final = b"\x80"
+"""Second byte, in membership changes of the first release, which are pickles."""
 
 ChangeKind = Literal["add", "observe", "rem"]
 
@@ -61,7 +61,7 @@ def parse_change(command: bytes) -> Change | None:
     if not is_membership(command):
         return None
     body = command[1:]
-    if body[:1] == _PICKLE:
+    if body[:1] == FIRST_RELEASE:
         return _parse_first_release(body)
     try:
         return _change.decode(body)

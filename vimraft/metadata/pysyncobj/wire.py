@@ -13,6 +13,9 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from pysyncobj.node import TCPNode
+
+from vimraft.metadata.pysyncobj.members import FIRST_RELEASE, parse_change
 
 MAX_FRAME_BYTES: Final = 4 << 20
 MAX_ENTRY_BYTES: Final = 64 << 10
@@ -155,9 +158,25 @@ def decode(data: bytes) -> Message:
     elif isinstance(kind, _ApplyCommand):
         if kind.command[0] not in _FORWARDED:
             raise WireError(f"apply_command of kind {kind.command[0]}")
+        if kind.command[0] == _MEMBERSHIP:
+            check_change(kind.command, made_now=True)
     elif isinstance(kind, _ApplyCommandResponse):
         _check_response(kind)
     return message
+
+
+def check_change(command: bytes, *, made_now: bool = False) -> None:
+    """Of a membership change: nothing that not all members can read and act upon may come into a log.
+    `made_now`: it cannot be an entry of the first release, which were pickles. Raises WireError."""
+    try:
+        if made_now and command[1:2] == FIRST_RELEASE:
+            raise ValueError("a pickle")
+        change = parse_change(command)
+        node = TCPNode("" if change is None else change.address)
+    except ValueError as error:
+        raise WireError(printable(f"a membership change that cannot be read: {error}")) from None
+    if not (node.host and 0 < node.port < 1 << 16 and node.address.isprintable()):
+        raise WireError(printable(f"a membership change of {node.address!r}, which is no address"))
 
 
 def decode_as(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, most_bytes: int) -> T:
@@ -191,6 +210,8 @@ def _check_append(message: _AppendEntries) -> None:
         index += 1
         if entry_index != index or entry_term < term or command[0] not in _COMMANDS:
             raise WireError(f"append_entries: entry {entry_index} of term {entry_term} after {index - 1}")
+        if command[0] == _MEMBERSHIP:
+            check_change(command)
         term = entry_term
     if term > message.term:
         raise WireError(f"append_entries of term {message.term} with an entry of term {term}")
