@@ -234,6 +234,7 @@ _RACES = {
     "drift": 0.0,
 }
 _COMPACTION = {"faults": ("compaction-kill", "compaction-power", "crash-in-disk")}
+_POWER = {"faults": ("power", "power-all", "kill-leader", "crash-in-disk"), "fault_every_s": 0.4}
 _WIPES = {"faults": ("wipe", "kill-leader")}
 _MEMBERS = {"machines": 5, "faults": ("members", "members", "members", "partition"), "fault_every_s": 0.4}
 _LAGGING = {"faults": ("pause", "cut", "slow-link"), "duplicate": 0.5, "think_s": 0.1}
@@ -247,7 +248,7 @@ class Mutation(Struct, frozen=True):
 
 MUTATIONS: dict[str, Mutation] = {
     "no-sync-before-ack": Mutation(_no_sync),
-    "no-term-sync": Mutation(_no_term_sync),
+    "no-term-sync": Mutation(_no_term_sync, _POWER),
     "commit-unsynced": Mutation(_leader_counts_unsynced),
     "ack-without-term": Mutation(_ack_without_term, _STORM),
     "no-log-matching": Mutation(_no_log_matching),
