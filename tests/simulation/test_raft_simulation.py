@@ -10,6 +10,7 @@ import sys
 
 import msgspec
 import pytest
+from pysyncobj.node import TCPNode
 
 from tests.simulation.hardened import Hardened
 from tests.simulation.raft import main
@@ -96,8 +97,8 @@ def test_a_seed_is_the_same_run_in_every_process(options: list[str]) -> None:
     assert len(digests) == 1
 
 
-class OneCutOff(Hardened):
-    """No fault but one: a follower hears nobody for many election timeouts."""
+class Undisturbed(Hardened):
+    """No faults but those of the scenario."""
 
     def settings(self, world: World) -> Settings:
         chosen = super().settings(world)
@@ -105,6 +106,10 @@ class OneCutOff(Hardened):
             chosen, machines=3, faults=(), loss=0.0, duplicate=0.0, delay_s=0.001, jitter_s=0.0, sync_s=0.0
         )
         return self._settings
+
+
+class OneCutOff(Undisturbed):
+    """A follower hears nobody for many election timeouts."""
 
     def prepare(self, run: Run) -> None:
         super().prepare(run)
@@ -134,6 +139,36 @@ def term_growth(mutation: str | None) -> int:
 def test_who_was_cut_off_deposes_nobody_when_it_returns() -> None:
     assert term_growth(None) == 0
     assert term_growth("no-pre-vote") > 0
+
+
+class LeaderFromLater(Undisturbed):
+    """A voter is down while another one joins, is promoted, and becomes the leader."""
+
+    def prepare(self, run: Run) -> None:
+        super().prepare(run)
+        world = run.world
+        world.at(3.0, self._join, run)
+        world.at(5.0, self._operator._ask, "add", "n4:1")
+        world.at(7.0, self._hand_over, run)
+        world.at(7.8, lambda: self.behind.boot())
+
+    def _join(self, run: Run) -> None:
+        self.behind = next(machine for machine in run.machines if not machine.node._isLeader())
+        self.behind.kill()
+        self._operator._join([machine.address for machine in run.machines])
+
+    def _hand_over(self, run: Run) -> None:
+        leader = run.faults.leader()
+        assert leader is not None
+        with leader.running():
+            leader.node.transferLeadership(TCPNode("n4:1"))
+
+
+@pytest.mark.xfail(strict=True, reason="it refuses the links of a leader that its own log does not know yet")
+def test_a_voter_that_slept_catches_up_from_a_leader_that_it_has_never_heard_of() -> None:
+    report, world = run_seed(1, LeaderFromLater())
+    assert any("n4 " in line and " leads " in line for line in world.lines())
+    assert not report.violations
 
 
 def test_the_command_names_the_failing_seeds_and_exits_with_one(capsys: pytest.CaptureFixture[str]) -> None:
