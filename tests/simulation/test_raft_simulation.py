@@ -150,7 +150,10 @@ class LeaderFromLater(Undisturbed):
         world.at(3.0, self._join, run)
         world.at(5.0, self._operator._ask, "add", "n4:1")
         world.at(7.0, self._hand_over, run)
-        world.at(7.8, lambda: self.behind.boot())
+        world.at(7.8, self._come_back)
+
+    def _come_back(self) -> None:
+        self.behind.boot()
 
     def _join(self, run: Run) -> None:
         self.behind = next(machine for machine in run.machines if not machine.node._isLeader())
