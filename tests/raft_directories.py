@@ -4,7 +4,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tests.simulation.disk import CHANGES, Crashed, SimDisk
 from vimraft.core.tables import State
@@ -57,6 +57,10 @@ def snapshot_at(found: Recovered, position: int, state: State | None = None) -> 
     return Snapshot(members, previous, last, state, identity.cluster, identity.generation)
 
 
+def fail(why: str) -> NoReturn:
+    raise AssertionError(why)
+
+
 def exchange(disk: SimDisk, snapshot: Snapshot, **options: Any) -> SnapshotExchange:
     """Writes `snapshot` whenever it is asked to."""
     given: dict[str, Any] = {
@@ -64,6 +68,7 @@ def exchange(disk: SimDisk, snapshot: Snapshot, **options: Any) -> SnapshotExcha
         "wanted": lambda received: True,
         "install": lambda received: None,
         "failed": lambda: None,
+        "lost": fail,
         "background": at_once,
     }
     return SnapshotExchange(disk, **{**given, **options})

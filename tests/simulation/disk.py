@@ -169,6 +169,13 @@ class SimDisk:
     def used_bytes(self) -> int:
         return sum(len(inode.cache) for inode in self._names.values())
 
+    def survivor(self) -> "SimDisk":
+        """A disk with what is on stable storage here, and nothing else."""
+        other = SimDisk(capacity_bytes=self.capacity_bytes)
+        for name, inode in self._stable_names.items():
+            other.put(name, inode.stable)
+        return other
+
     def copy(self) -> "SimDisk":
         """The same files on a disk of its own; only of one where everything is synced."""
         other = SimDisk(capacity_bytes=self.capacity_bytes)

@@ -18,9 +18,11 @@ from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.elections import PRE_VOTE, PRE_VOTE_REPLY
 from vimraft.metadata.pysyncobj.environment import AtOnce, Environment
 from vimraft.metadata.pysyncobj.gate import GatedTransport
+from vimraft.metadata.pysyncobj.journal import open_journal
 from vimraft.metadata.pysyncobj.members import encode_change
 from vimraft.metadata.pysyncobj.node import EXIT_DATA, Dead, NodeHooks, RaftNode
 from vimraft.metadata.pysyncobj.recovery import recover
+from vimraft.metadata.pysyncobj.snapshot_file import Snapshot, encode_snapshot
 
 HERE, PEER, OTHER = free_addresses(3)
 DENIED = FAIL_REASON.REQUEST_DENIED
@@ -114,6 +116,11 @@ class Bench:
         self.run()
         assert self.node.raftCurrentTerm == term
         self.receive({"type": "response_vote", "term": term})
+        self.run()
+        assert self.node._isLeader()
+
+    def lead_alone(self) -> None:
+        self.node._SyncObj__raftElectionDeadline = 0.0
         self.run()
         assert self.node._isLeader()
 
@@ -370,6 +377,75 @@ def test_persist_waits_for_a_sync_of_the_commit_index(bench: Bench) -> None:
     assert not done
     bench.run()
     assert done == [bench.node.last_index]
+
+
+@pytest.mark.parametrize("file", ["snapshot.new", "journal.new"])
+def test_a_failed_sync_while_the_log_is_compacted_ends_the_process_at_once(bench: Bench, file: str) -> None:
+    """What the disk has is unknown: nothing more may be said, not even in the same round."""
+    bench.receive({**bench.entries(b"\x00a", b"\x00b", b"\x00c"), "commit_index": 99})
+    bench.run()
+    fail_syncs_after(bench.disk, "rename", file)
+    bench.node.forceLogCompaction()
+    bench.forget()
+    with pytest.raises(Dead):
+        bench.run(2)
+    assert [code for code, _ in bench.ended] == [EXIT_DATA]
+    assert "not made durable" in bench.ended[0][1]
+    assert not bench.said("next_node_idx")
+
+
+@pytest.mark.parametrize("file", ["snapshot.incoming", "journal.new"])
+def test_a_failed_sync_while_a_snapshot_is_installed_ends_the_process_at_once(
+    bench: Bench, file: str
+) -> None:
+    state = State(index=50)
+    members = tuple(bench.node.known_members.values())
+    snapshot = Snapshot(members, (b"\x00p", 49, 4), (b"\x00l", 50, 4), state)
+    fail_syncs_after(bench.disk, "rename", file)
+    part = {"type": "append_entries", "term": 5, "commit_index": 60}
+    bench.receive({**part, "serialized": (encode_snapshot(snapshot), True, False)})
+    with pytest.raises(Dead):
+        bench.receive({**part, "serialized": (b"", False, True)})
+    assert [code for code, _ in bench.ended] == [EXIT_DATA]
+    assert not bench.said("next_node_idx")
+    bench.disk.fail_sync = False
+
+
+def fail_syncs_after(disk: SimDisk, what: str, name: str) -> None:
+    def watch(file: str, operation: str) -> None:
+        if (operation, file) == (what, name):
+            disk.fail_sync = True
+
+    disk.on_operation = watch
+
+
+def test_alone_among_observers_nothing_of_a_new_term_leaves_before_it_is_on_disk(tmp_path: Path) -> None:
+    bench = Bench.__new__(Bench)
+    bench.disk, bench.applied, bench.ended = SimDisk(), [], []
+    bench.config = PySyncObjConfig(
+        self_address=HERE, members=(HERE,), data_dir=tmp_path, allow_plaintext=True
+    )
+    bench.start()
+    bench.lead_alone()
+    bench.node.change_members(encode_change("observe", PEER), lambda *_: None)
+    bench.run(3)
+    assert bench.node.talks_to(TCPNode(PEER))
+    bench.node.step_down("a test")
+    bench.forget()
+    durable: list[int] = []
+
+    def watched(node: Node, message: dict[str, Any]) -> bool:
+        survivor = bench.disk.survivor()
+        durable.append(open_journal(survivor, bench.node.identity.stamp).getCurrentTerm())
+        bench.post.sent.append((node.id, message))
+        return True
+
+    bench.post._transmit = watched  # type: ignore[method-assign]
+    bench.lead_alone()
+    terms = [message["term"] for _, message in bench.post.sent]
+    assert terms
+    assert all(term <= there for term, there in zip(terms, durable, strict=True))
+    bench.node.close()
 
 
 # --- the log ----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
 from vimraft.metadata.pysyncobj.elections import Elections, Standing
 from vimraft.metadata.pysyncobj.environment import Environment
+from vimraft.metadata.pysyncobj.errors import SyncFailed
 from vimraft.metadata.pysyncobj.handshake import NetworkIdentity
 from vimraft.metadata.pysyncobj.identity import adopt
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
@@ -137,6 +138,7 @@ class RaftNode(SyncObj):
             wanted=self._wants,
             install=self._install,
             failed=self._compaction_failed,
+            lost=self.end_for_data,
             background=environment.background,
             congested=lambda peer: self.transport.congested(peer),  # noqa: PLW0108 - it is set below
         )
@@ -345,6 +347,12 @@ class RaftNode(SyncObj):
         return stand
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        # Alone among observers, PySyncObj would tell them of a term that is not on disk yet, and another life
+        # of this node might lead in it once more.
+        self._durability.settle()
+        if self.disk_problem:
+            self.follow_nobody()
+            return
         super()._SyncObj__onBecomeLeader()
         self.elections.give_up()
         for member in self.configuration.unnamed():
@@ -392,7 +400,10 @@ class RaftNode(SyncObj):
         self.peers.cut(first)
 
     def _SyncObj__deleteEntriesTo(self, first: int) -> None:  # noqa: N802
-        super()._SyncObj__deleteEntriesTo(first)
+        try:
+            super()._SyncObj__deleteEntriesTo(first)
+        except SyncFailed as error:
+            self.end_for_data(str(error))
         self.configuration.compact(first + 1)  # PySyncObj keeps the snapshot's last two entries
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
@@ -455,7 +466,10 @@ class RaftNode(SyncObj):
         """A received snapshot is in place of ours. The stock method swallows whatever goes wrong."""
         assert clearJournal
         _, last, previous, _ = self._exchange.deserialize()
-        self.journal.restart(previous, last)
+        try:
+            self.journal.restart(previous, last)
+        except SyncFailed as error:
+            self.end_for_data(str(error))
         self._SyncObj__raftLastApplied = last[1]
         self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, last[1])
         self.peers.reconcile()

@@ -13,14 +13,14 @@ when loading failed; so the exchange
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 from pysyncobj.node import Node, TCPNode
 
 from vimraft.metadata.pysyncobj.config import SNAPSHOT_CHUNK_BYTES
 from vimraft.metadata.pysyncobj.disk import Disk, File, read_whole
-from vimraft.metadata.pysyncobj.errors import CorruptData
+from vimraft.metadata.pysyncobj.errors import CorruptData, SyncFailed
 from vimraft.metadata.pysyncobj.records import LogEntry
 from vimraft.metadata.pysyncobj.snapshot_file import (
     MAX_SNAPSHOT_BYTES,
@@ -60,6 +60,8 @@ class _Writing:
         """Set under the exchange's lock: it must not take the name any more."""
         self.done = threading.Event()
         self.succeeded = False
+        self.lost = ""
+        """The new name may vanish again, or not: why."""
 
 
 class SnapshotExchange:
@@ -75,13 +77,15 @@ class SnapshotExchange:
         wanted: Callable[[Snapshot], bool],
         install: Callable[[Snapshot], None],
         failed: Callable[[], None],
+        lost: Callable[[str], NoReturn],
         background: Background,
         recovered: Snapshot | None = None,
         congested: Callable[[Node], bool] = lambda _: False,
     ) -> None:
         """`current(previous, last)`: the snapshot of this moment, `last` being the newest entry applied.
         `wanted`: a received snapshot is of this cluster and ahead of this node. `install`: it is on stable
-        storage, take it. `failed`: writing did not succeed. `background` runs what it is given, once, in a
+        storage, take it. `failed`: writing did not succeed. `lost`: nobody
+        knows which file the disk will have; does not return. `background` runs what it is given, once, in a
         thread of its own or at once. `recovered`: for a first `deserialize` at start.
         `congested`: a node that has not taken what it was sent; its next part waits for a later heartbeat,
         since PySyncObj would otherwise hand the whole file to a slow link at once."""
@@ -90,6 +94,7 @@ class SnapshotExchange:
         self._wanted = wanted
         self._install = install
         self._failed = failed
+        self._lost = lost
         self._background = background
         self._next_load = recovered
         self._congested = congested
@@ -127,17 +132,30 @@ class SnapshotExchange:
             with self._lock:
                 if writing.dropped:
                     raise _GivenUp
-                self._disk.rename(NEW, SNAPSHOT)
-                self._disk.sync_names()
+                self._take_name(NEW)
             writing.succeeded = True
         except _GivenUp:
             self._drop_new()
+        except SyncFailed as error:
+            writing.lost = str(error)
         except OSError as error:
             # Disk full or failing: the journal keeps everything, and the node tries again later.
             log.error("raft.snapshot_not_written", path=self._disk.describe(SNAPSHOT), problem=str(error))
             self._drop_new()
         finally:
             writing.done.set()
+
+    def _take_name(self, file: str) -> None:
+        """Raises OSError (the old one is still there), SyncFailed."""
+        self._disk.rename(file, SNAPSHOT)
+        try:
+            self._disk.sync_names()
+        except OSError as error:
+            # A later sync might succeed all the same, and the journal be trimmed to a name that is gone.
+            path = self._disk.describe(SNAPSHOT)
+            raise SyncFailed(
+                f"{path}: its new name was not made durable: {error}. Check the disk, then start again"
+            ) from error
 
     def _drop_new(self) -> None:
         try:
@@ -152,6 +170,8 @@ class SnapshotExchange:
         if not writing.done.is_set():
             return _SERIALIZING, self._serialized_index
         self._writing = None
+        if writing.lost:
+            self._lost(writing.lost)
         if writing.dropped:
             return _NOT_SERIALIZING, None
         if not writing.succeeded:
@@ -218,6 +238,8 @@ class SnapshotExchange:
             self._incoming.pwrite(chunk, self._received)
             self._received += len(chunk)
             return last and self._finish_incoming()
+        except SyncFailed as error:
+            self._lost(str(error))
         except (OSError, CorruptData) as error:
             log.error("raft.snapshot_not_received", problem=str(error))
             self._drop_incoming()
@@ -236,8 +258,7 @@ class SnapshotExchange:
         with self._lock:
             if self._writing is not None:
                 self._writing.dropped = True
-            self._disk.rename(INCOMING, SNAPSHOT)
-            self._disk.sync_names()
+            self._take_name(INCOMING)
         self._close_outgoing()
         self._next_load = snapshot
         self.loaded_index = snapshot.index
