@@ -83,12 +83,14 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
     result = _decide(state, request.command, request.at_ms)
     outcome = codec.encode_outcome(_bounded(_outcome(index, result)), state.level)
     after = result.state if isinstance(result, Change) else state
+    changes, remembered = after.history, after.remembered
     if isinstance(result, Change) and result.what:
-        after = _with_history(state, after, index, request, result)
+        changes, remembered = _history(state, after, index, request, result)
     clients = after.clients
     if kept:
         clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome, digest))
-    return after._replace(index=index, clients=clients), outcome
+    done = after._replace(index=index, clients=clients, history=changes, remembered=remembered)
+    return done, outcome
 
 
 def apply_request(state: State, request: Request) -> tuple[State, Outcome]:
@@ -166,14 +168,15 @@ def _bounded(outcome: Outcome) -> Outcome:
     return Applied(outcome.index, volume=volume, real=real)
 
 
-def _with_history(before: State, after: State, index: int, request: Request, result: Change) -> State:
+def _history(
+    before: State, after: State, index: int, request: Request, result: Change
+) -> tuple[tuple[MapChange, ...], int]:
     replaced = None
     if before.level >= levels.REMEMBERS:
         replaced = history.remember(before, after, _touched(before, after, request.command))
     who = checks.clipped(request.who)
     change = MapChange(index, request.at_ms, who, result.what, result.name, replaced)
-    changes, remembered = history.kept(after, change)
-    return after._replace(history=changes, remembered=remembered)
+    return history.kept(after, change)
 
 
 def _touched(before: State, after: State, command: Command) -> history.Touched:
@@ -183,6 +186,10 @@ def _touched(before: State, after: State, command: Command) -> history.Touched:
         case commands.ConfirmRelease():
             reals = reals_of(before.releases[command.release_id].segments)
             return history.Touched(reals=tuple(sorted(reals)))
+        case commands.SetStorage():
+            return history.Touched(storages=(command.storage.address,))
+        case commands.RemoveStorage():
+            return history.Touched(storages=(command.address,))
         case commands.ReopenVolumes():
             return history.Touched(epochs_of=command.manager)
         case commands.AddRealVolume() | commands.SetRealVolumeState() | commands.RemoveRealVolume():

@@ -18,7 +18,7 @@ import msgspec
 from immutables import Map
 
 from vimraft.core.change import reals_of, volume_segments
-from vimraft.core.ids import ManagerName, RealId, VolumeName
+from vimraft.core.ids import ManagerName, RealId, StorageAddress, VolumeName
 from vimraft.core.tables import (
     Before,
     FreeBefore,
@@ -42,6 +42,7 @@ class Touched(NamedTuple):
 
     volumes: tuple[VolumeName, ...] = ()
     reals: tuple[RealId, ...] = ()
+    storages: tuple[StorageAddress, ...] = ()
     epochs_of: ManagerName | None = None
 
 
@@ -82,7 +83,7 @@ def remember(before: State, after: State, touched: Touched) -> Before:
         settings=before.settings if before.settings != after.settings else None,
         managers=_rows_before(before.managers, after.managers),
         sites=_rows_before(before.sites, after.sites),
-        storages=_rows_before(before.storages, after.storages),
+        storages=tuple([(address, before.storages.get(address)) for address in touched.storages]),
         reals=tuple(
             [_real_before(id_, before.reals.get(id_), after.reals.get(id_)) for id_ in touched.reals]
         ),
@@ -152,7 +153,7 @@ def kept(state: State, change: MapChange) -> tuple[tuple[MapChange, ...], int]:
         return (), 0
     dropped = max(0, len(state.history) + 1 - keep)
     total = state.remembered + weight(change) - sum([weight(old) for old in state.history[:dropped]])
-    changes = (*state.history[dropped:], change)
+    changes = state.history[dropped:] + (change,)  # noqa: RUF005 - a copy less, for each change at every manager
     return (changes, total) if total <= MAX_REMEMBERED else _forget(changes, total)
 
 
