@@ -36,6 +36,7 @@ class SyncObj:
     _SyncObj__raftCommitIndex: int
     _SyncObj__raftLastApplied: int
     _SyncObj__raftElectionDeadline: float
+    _SyncObj__newAppendEntriesTime: float
     _SyncObj__transferInProgress: bool
     _SyncObj__raftNextIndex: dict[Node, int]
     _SyncObj__raftMatchIndex: dict[Node, int]

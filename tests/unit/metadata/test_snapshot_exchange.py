@@ -156,17 +156,41 @@ def test_a_transmission_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert disk.used_bytes() <= 2_000
 
 
-def test_a_new_snapshot_restarts_transmissions_that_are_under_way() -> None:
+def test_a_transmission_under_way_goes_on_with_its_file_when_there_is_a_newer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vimraft.metadata.pysyncobj.snapshot.SNAPSHOT_CHUNK_BYTES", 100)
+    sender, receiver, installed = side(SimDisk()), SimDisk(), []
+    write(sender, index=12)
+    part = sender.getTransmissionData(PEER)
+    write(sender, index=20)
+    target = side(receiver, install=installed.append)
+    while not target.setTransmissionData(part):
+        part = sender.getTransmissionData(PEER)
+        assert part is not None
+        assert not part[1]
+    assert sender.sent_index(PEER) == 12
+    target.deserialize()
+    assert [one.index for one in installed] == [12]
+    part = sender.getTransmissionData(PEER)
+    assert part is not None
+    assert part[1]  # the next one is the newer
+
+
+def test_a_transmission_that_the_log_does_not_continue_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vimraft.metadata.pysyncobj.snapshot.SNAPSHOT_CHUNK_BYTES", 100)
     sender = side(SimDisk())
     write(sender, index=12)
-    first = sender.getTransmissionData(PEER)
-    assert first is not None
-    assert first[1]
+    sender.getTransmissionData(PEER)
     write(sender, index=20)
-    again = sender.getTransmissionData(PEER)
-    assert again is not None
-    assert again[1]  # from the beginning, of the new file
-    assert decode_snapshot(again[0], "sent").index == 20
+    sender.drop_older(12)
+    part = sender.getTransmissionData(PEER)
+    assert part is not None
+    assert not part[1]
+    sender.drop_older(19)
+    part = sender.getTransmissionData(PEER)
+    assert part is not None
+    assert part[1]
 
 
 def test_while_one_is_written_the_engine_waits_and_the_tables_are_those_of_the_beginning() -> None:

@@ -23,6 +23,7 @@ from pysyncobj.node import Node
 
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
+from vimraft.metadata.pysyncobj.compaction import Compaction
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
 from vimraft.metadata.pysyncobj.elections import Elections, Standing
@@ -33,7 +34,8 @@ from vimraft.metadata.pysyncobj.identity import adopt
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
 from vimraft.metadata.pysyncobj.intake import Answer, Intake
 from vimraft.metadata.pysyncobj.journal_hook import handing
-from vimraft.metadata.pysyncobj.members import ChangeKind, Member, encode_change
+from vimraft.metadata.pysyncobj.members import Member
+from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
 from vimraft.metadata.pysyncobj.records import LogEntry
 from vimraft.metadata.pysyncobj.recovery import Recovered
@@ -45,8 +47,6 @@ log = structlog.get_logger(__name__)
 
 EXIT_BUG: Final = 70
 EXIT_DATA: Final = 74
-COMPACTION_RETRY_S: Final = 5.0
-COMPACTION_PAUSE_S: Final = 0.1
 STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
 MAX_APPLY_PER_ROUND: Final = 500
@@ -103,6 +103,7 @@ class RaftNode(SyncObj):
         )
         self._intake = Intake(self)
         self._inbox = Inbox(self)
+        self._outbox = Outbox(self)
         self._step_aside_asked: Node | None = None
         self._woken = False
         self._commit_untold = False
@@ -110,7 +111,8 @@ class RaftNode(SyncObj):
         self._recovered = False
         now = environment.clock()
         self.started_s = self._last_pump = now
-        self._next_ping = self._compact_after = self._next_status = now
+        self._next_ping = self._next_status = now
+        self._compaction = Compaction(self, now)
         self._status_of: tuple[object, ...] | None = None
         self._published: tuple[float, LogStatus] | None = None
         self._make(found)
@@ -132,12 +134,12 @@ class RaftNode(SyncObj):
         if found.snapshot is not None:
             self._SyncObj__raftLastApplied = found.snapshot.index
             self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, found.snapshot.index)
-        self._exchange = self._SyncObj__serializer = SnapshotExchange(
+        self.exchange = self._SyncObj__serializer = SnapshotExchange(
             environment.disk,
             current=self._current,
             wanted=self._wants,
             install=self._install,
-            failed=self._compaction_failed,
+            failed=self._compaction.failed,
             lost=self.end_for_data,
             background=environment.background,
             congested=lambda peer: self.transport.congested(peer),  # noqa: PLW0108 - it is set below
@@ -218,7 +220,7 @@ class RaftNode(SyncObj):
         self._hooks.answered()
         now = self.clock()
         self.peers.note()
-        self._compact_if_due(now)
+        self._compaction.look(now)
         self._ping_if_due(now)
         if self._step_aside_asked is not None:
             self.send(self._step_aside_asked, {"type": STEP_ASIDE})
@@ -320,6 +322,7 @@ class RaftNode(SyncObj):
         # PySyncObj leaves a leader that steps down with a deadline long past: it would stand at once.
         if self._SyncObj__raftState == _LEADER and state != _LEADER:
             self._postpone_election()
+            self.exchange.stop_sending()
         super()._SyncObj__setState(state)
 
     def _postpone_election(self) -> None:
@@ -372,8 +375,21 @@ class RaftNode(SyncObj):
         if self._isLeader():
             others = self._SyncObj__otherNodes
             answered = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in others)
+    @property
+    def barred(self) -> bool:
+        """It must not have a part in any election: it might be somebody who has forgotten."""
+        return bool(self.peers.formation.waits_for()) or not self.configuration.members
+
+    def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802
+        super()._SyncObj__onNodeConnected(peer)
+        self.peers.formation.meet(peer.id)
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        self._outbox.send()
+
             return answered + 1 > (len(others) + 1) / 2
         heard = self.elections.heard_s
+        self.exchange.cancelTransmisstion(peer)
         return heard is not None and heard > since and self._getLeader() is not None
 
     def talks_to(self, peer: Node) -> bool:
@@ -393,6 +409,10 @@ class RaftNode(SyncObj):
         self.journal.add(command, index, term)
         if command[:1] == b"\x02":
             self.peers.appended(index, command)
+        self._compaction.written(first)
+
+    def trim(self, first: int) -> None:
+        """Have the log begin with that entry. A snapshot that ends with the next one is on stable storage."""
         return index, term
 
     def _SyncObj__deleteEntriesFrom(self, first: int) -> None:  # noqa: N802
@@ -465,7 +485,7 @@ class RaftNode(SyncObj):
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803
         """A received snapshot is in place of ours. The stock method swallows whatever goes wrong."""
         assert clearJournal
-        _, last, previous, _ = self._exchange.deserialize()
+        _, last, previous, _ = self.exchange.deserialize()
         try:
             self.journal.restart(previous, last)
         except SyncFailed as error:
@@ -480,15 +500,6 @@ class RaftNode(SyncObj):
         self._hooks.changed()
 
     # --- snapshots --------------------------------------------------------------------------------
-
-    def _compact_if_due(self, now: float) -> None:
-        if self._getRaftLogSize() <= self.config.compaction_entries or now < self._compact_after:
-            return
-        self._compact_after = now + COMPACTION_PAUSE_S
-        self.forceLogCompaction()
-
-    def _compaction_failed(self) -> None:
-        self._compact_after = self.clock() + COMPACTION_RETRY_S
 
     def _current(self, previous: LogEntry, last: LogEntry) -> Snapshot:
         members = tuple(self.configuration.at(last[1]).values())
@@ -527,5 +538,5 @@ class RaftNode(SyncObj):
 
     def close(self) -> None:
         self.destroy()
-        self._exchange.close()
+        self.exchange.close()
         self._environment.background.close()

@@ -85,7 +85,9 @@ SYNCOBJ: Final[Mapping[str, Relied]] = {
     "__setCurrentTerm": Relied("4945cca4d85f8926", "store term and vote before they are spoken of"),
     "__setState": Relied("30e2bdeb0df7f12f", "change between follower, candidate and leader (overridden)"),
     "__onLeaderChanged": Relied("0b0100a02675dd3a", "fail what was forwarded to the old leader"),
-    "__sendAppendEntries": Relied("67aecd11c6ffa959", "send batches, and snapshots in parts"),
+    "__sendAppendEntries": Relied(
+        "67aecd11c6ffa959", "send batches, and snapshots in parts (overridden: outbox)"
+    ),
     "__connectedToAnyone": Relied(
         "2527d25dc93aa09e", "ask whether to stand for election (overridden: pre-vote)"
     ),
@@ -145,6 +147,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "__commandsWaitingCommit": "answer proposers",
     "__commandsWaitingReply": "answer proposers",
     "__commandsLocalCounter": "number forwarded commands",
+    "__newAppendEntriesTime": "know when the next heartbeat is due",
     "__needLoadDumpFile": "load nothing at start but what recovery found",
     "__serializer": "exchange snapshots",
     "__transport": "reach the links",

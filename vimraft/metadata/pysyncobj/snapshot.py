@@ -29,6 +29,7 @@ from vimraft.metadata.pysyncobj.snapshot_file import (
     decode_snapshot,
     encode_snapshot,
     load_snapshot,
+    snapshot_index,
     write_snapshot,
 )
 
@@ -62,6 +63,16 @@ class _Writing:
         self.succeeded = False
         self.lost = ""
         """The new name may vanish again, or not: why."""
+
+
+class _Sending:
+    """One snapshot on its way to a node: the file stays open, also when a newer one takes its name."""
+
+    def __init__(self, file: File) -> None:
+        """Raises CorruptData, OSError."""
+        self.file = file
+        self.position = 0
+        self.index = snapshot_index(file)
 
 
 class SnapshotExchange:
@@ -104,7 +115,8 @@ class SnapshotExchange:
         """Around "may this file still take the name" and the renaming."""
         self._writing: _Writing | None = None
         self._serialized_index = 0
-        self._outgoing: dict[Node, tuple[File, int]] = {}
+        self._outgoing: dict[Node, _Sending] = {}
+        self._sent: dict[Node, int] = {}
         self._incoming: File | None = None
         self._received = 0
 
@@ -177,7 +189,6 @@ class SnapshotExchange:
         if not writing.succeeded:
             self._failed()
             return _FAILED, self._serialized_index
-        self._close_outgoing()  # half-sent older files are of no use: begin again with this one
         log.info("raft.snapshot_written", index=writing.index)
         return _SUCCESS, self._serialized_index
 
@@ -201,23 +212,42 @@ class SnapshotExchange:
         first = node not in self._outgoing
         try:
             if first:
-                self._outgoing[node] = (self._disk.open(SNAPSHOT), 0)
-            file, position = self._outgoing[node]
-            chunk = file.pread(SNAPSHOT_CHUNK_BYTES, position)
-        except OSError as error:
+                self._open(node)
+            sending = self._outgoing[node]
+            chunk = sending.file.pread(SNAPSHOT_CHUNK_BYTES, sending.position)
+        except (OSError, CorruptData) as error:
             path = self._disk.describe(SNAPSHOT)
             log.error("raft.snapshot_not_readable", path=path, problem=str(error))
             self.cancelTransmisstion(node)
             return None
-        self._outgoing[node] = (file, position + len(chunk))
+        sending.position += len(chunk)
         if not chunk:
+            self._sent[node] = sending.index
             self.cancelTransmisstion(node)
         return chunk, first, not chunk
+
+    def _open(self, node: Node) -> None:
+        """Raises CorruptData, OSError."""
+        file = self._disk.open(SNAPSHOT)
+        try:
+            self._outgoing[node] = _Sending(file)
+        except BaseException:
+            file.close()
+            raise
+
+    def sent_index(self, node: Node) -> int:
+        """The last entry of the snapshot of which the last part has just been given for `node`."""
+        return self._sent.pop(node)
 
     def cancelTransmisstion(self, node: Node) -> None:  # noqa: N802 (sic)
         sending = self._outgoing.pop(node, None)
         if sending is not None:
-            sending[0].close()
+            sending.file.close()
+
+    def drop_older(self, first: int) -> None:
+        """The log begins with `first` now: a snapshot that ends before it is of no use now."""
+        for node in [node for node, sending in self._outgoing.items() if sending.index < first]:
+            self.cancelTransmisstion(node)
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -259,7 +289,7 @@ class SnapshotExchange:
             if self._writing is not None:
                 self._writing.dropped = True
             self._take_name(INCOMING)
-        self._close_outgoing()
+        self.stop_sending()
         self._next_load = snapshot
         self.loaded_index = snapshot.index
         log.info("raft.snapshot_received", index=snapshot.index)
@@ -270,7 +300,8 @@ class SnapshotExchange:
         if file is not None:
             file.close()
 
-    def _close_outgoing(self) -> None:
+    def stop_sending(self) -> None:
+        """To anyone."""
         for node in list(self._outgoing):
             self.cancelTransmisstion(node)
 
@@ -283,7 +314,7 @@ class SnapshotExchange:
             if not writing.done.wait(CLOSING_S):
                 log.error("raft.snapshot_still_written", path=self._disk.describe(NEW))
         self._drop_incoming()
-        self._close_outgoing()
+        self.stop_sending()
 
 
 def _breathe(writing: _Writing) -> None:

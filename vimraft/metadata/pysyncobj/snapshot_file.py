@@ -136,6 +136,21 @@ def _decode_first(payload: memoryview) -> Snapshot:
     return Snapshot(members, raw.previous, raw.last, decode_state(raw.state))
 
 
+def snapshot_index(file: File) -> int:
+    """Of a whole one; its tables are not looked at. Raises CorruptData, OSError."""
+    data = file.pread(_HEADER.size + _LENGTH.size, 0)
+    if len(data) < _HEADER.size + _LENGTH.size:
+        raise CorruptData(f"{len(data)} bytes are no snapshot. {REMEDY}")
+    magic, version, _, length = _HEADER.unpack_from(data)
+    if magic == MAGIC and version == VERSION:
+        head = file.pread(_LENGTH.unpack_from(data, _HEADER.size)[0], len(data))
+        try:
+            return _head.decode(head).last[1]
+        except msgspec.MsgspecError as error:
+            raise CorruptData(f"snapshot: {error}. {REMEDY}") from None
+    return decode_snapshot(file.pread(_HEADER.size + length, 0), "snapshot").index
+
+
 def load_snapshot(disk: Disk) -> Snapshot | None:
     """None when there is none. Raises CorruptData, OSError."""
     data = read_whole(disk, SNAPSHOT)

@@ -1,0 +1,81 @@
+"""When a snapshot is begun, and when the log that it covers goes.
+
+May live here: these two decisions; snapshots themselves are snapshot.py's. PySyncObj trims its log as soon as
+a snapshot is written. A follower that is just being sent an older one, or the entries behind it, then begins
+again with the newer one, and under a constant load never arrives. So a leader keeps its log for those that
+are catching up. Runs in the node's thread.
+
+Keeps: what waits is bounded by the length of the log and of its file; who does not answer holds nothing up.
+After a restart a log that is longer than its snapshot needs is trimmed by recovery.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from vimraft.metadata.pysyncobj.node import RaftNode
+
+log = structlog.get_logger(__name__)
+
+RETRY_S: Final = 5.0
+PAUSE_S: Final = 0.1
+MAX_HELD_LOGS: Final = 8
+"""The log is kept up to so many times compaction_entries …"""
+MAX_HELD_BYTES: Final = 128 << 20
+"""… and up to this size of the journal: all of it is in memory as well."""
+
+
+class Compaction:
+    def __init__(self, node: "RaftNode", now: float) -> None:
+        self._node = node
+        self._after_s = now
+        self._trim_to: int | None = None
+        """A snapshot is on disk; the log begins with this entry once nobody needs those before."""
+
+    def failed(self) -> None:
+        """The snapshot could not be written."""
+        self._after_s = self._node.clock() + RETRY_S
+
+    def written(self, first: int) -> None:
+        """The snapshot that makes the entries before `first` superfluous is on stable storage."""
+        self._trim_to = first
+        self._trim(self._node.clock())
+
+    def look(self, now: float) -> None:
+        """Once a round."""
+        node = self._node
+        if self._trim_to is not None:
+            self._trim(now)
+        if (
+            self._trim_to is None
+            and now >= self._after_s
+            and node._getRaftLogSize() > node.config.compaction_entries
+        ):
+            self._after_s = now + PAUSE_S
+            node.forceLogCompaction()
+
+    def _trim(self, now: float) -> None:
+        node, first = self._node, self._trim_to
+        assert first is not None
+        if not self._needed(first, now):
+            self._trim_to = None
+            node.trim(first)
+            node.exchange.drop_older(first)
+
+    def _needed(self, first: int, now: float) -> bool:
+        """Somebody is on the way to `first`, and answers."""
+        node = self._node
+        if (
+            not node._isLeader()
+            or node._getRaftLogSize() >= MAX_HELD_LOGS * node.config.compaction_entries
+            or node.journal.file_bytes >= MAX_HELD_BYTES
+        ):
+            return False
+        since = now - node.config.connection_timeout_ms / 1000
+        answered, matched = node._SyncObj__lastResponseTime, node._SyncObj__raftMatchIndex
+        return any(
+            answered.get(peer, since) > since and matched.get(peer, 0) < first
+            for peer in node._SyncObj__connectedNodes
+            if node.talks_to(peer)
+        )
