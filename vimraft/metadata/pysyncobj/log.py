@@ -144,9 +144,12 @@ class PySyncObjLog:
         if request_id is not None:
             data = encode(client_of_request(request_id), 1, who, command, level=self.state.level)
             return await self._commit(data, deadline)
-        async with self._proposals.lane(deadline) as (client, sequence):
+        lane, client, sequence = await self._proposals.lane(deadline)
+        try:
             data = encode(client, sequence, who, command, level=self.state.level)
             return await self._commit(data, deadline)
+        finally:
+            self._proposals.give_lane(lane)
 
     async def barrier(self, *, deadline_ms: int) -> State:
         await self.propose(Barrier(), who=self._config.self_address, deadline_ms=deadline_ms)

@@ -12,8 +12,7 @@ What waits is bounded: lanes (one command each under way), and a queue before th
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -31,6 +30,8 @@ FIRST_ATTEMPT_S: Final = 1.0
 MAX_ATTEMPT_S: Final = 8.0
 """Without an answer an attempt is repeated, each time after twice as long: a slow cluster is not fed
 duplicates, and a lost answer costs a second."""
+SWEEP_S: Final = 0.02
+"""How late a deadline may be noticed."""
 CLOSED: Final = -1
 NO_ANSWER: Final = -2
 
@@ -45,6 +46,7 @@ NOT_DONE: Final = {
 
 Result = tuple[bytes | None, int]
 """(outcome bytes, FAIL_REASON, CLOSED or NO_ANSWER)"""
+_YOUR_TURN: Final[Result] = (None, FAIL_REASON.SUCCESS)
 Callback = Callable[[bytes | None, int], None]
 Submit = Callable[[Callback], None]
 
@@ -103,33 +105,56 @@ class Proposals:
         self._leader_known = leader_known
         self.answers = Answers(loop, tell_subscribers)
         self._lanes = Lanes(name)
-        self._lane_free = asyncio.Semaphore(PROPOSAL_LANES)
-        self._waiting = 0
-        self._pending: set[asyncio.Future[Result]] = set()
+        self._waiting: deque[asyncio.Future[Result]] = deque()
+        """For a lane, in the order in which they came; each is settled by whoever gives one back."""
+        self._promised = 0
+        """Free lanes that belong to those whose turn has come, but who have not run yet."""
+        self._pending: dict[asyncio.Future[Result], float] = {}
+        """Under way → until when (the loop's time)."""
+        self._sweeping = False
         self._closed = False
 
-    @asynccontextmanager
-    async def lane(self, deadline: float) -> AsyncIterator[tuple[ClientId, int]]:
-        """A (client, sequence) for one command. Raises Unavailable."""
-        if self._waiting >= MAX_PENDING_PROPOSALS:
-            raise Unavailable(f"{self._waiting} proposals are waiting already")
-        if self._lane_free.locked():
-            self._waiting += 1
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._lane_free.acquire()
-            except TimeoutError:
-                raise Unavailable(f"{PROPOSAL_LANES} earlier proposals are not finished") from None
-            finally:
-                self._waiting -= 1
-        else:
-            await self._lane_free.acquire()  # at once
-        lane, client, sequence = self._lanes.take()
+    async def lane(self, deadline: float) -> tuple[int, ClientId, int]:
+        """(lane, client, sequence) for one command; give the lane back. Raises Unavailable."""
+        if self._lanes.free <= self._promised:
+            await self._turn(deadline)
+        return self._lanes.take()
+
+    async def _turn(self, deadline: float) -> None:
+        waiting = self._waiting
+        if len(waiting) >= MAX_PENDING_PROPOSALS:
+            raise Unavailable(f"{len(waiting)} proposals are waiting already")
+        turn: asyncio.Future[Result] = self._loop.create_future()
+        waiting.append(turn)
         try:
-            yield client, sequence
-        finally:
-            self._lanes.give(lane)
-            self._lane_free.release()
+            _, code = await self._settled(turn, deadline)
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                waiting.remove(turn)
+            else:
+                self._promised -= 1  # it was ours already: the next one has it
+                self._next_turn()
+            raise
+        if code == _YOUR_TURN[1]:
+            self._promised -= 1
+            return
+        waiting.remove(turn)
+        closed = "this log is closed" if code == CLOSED else f"{PROPOSAL_LANES} earlier ones are not finished"
+        raise Unavailable(f"{self._name}: {closed}")
+
+    def give_lane(self, lane: int) -> None:
+        self._lanes.give(lane)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        for _ in range(len(self._waiting)):
+            turn = self._waiting[0]
+            if not turn.done():
+                self._waiting.popleft()
+                self._promised += 1
+                turn.set_result(_YOUR_TURN)
+                return
+            self._waiting.rotate(-1)  # its own task takes it out
 
     async def until(self, deadline: float, submit: Submit) -> bytes | None:
         """Attempts until one succeeds. Raises Unavailable or UnknownOutcome at the deadline."""
@@ -165,14 +190,30 @@ class Proposals:
         def done(result: bytes | None, code: int) -> None:
             self.answers.put(future, (result, code))
 
-        self._pending.add(future)
-        timer = self._loop.call_at(until, _settle, future, (None, NO_ANSWER))
+        submit(done)
+        return await self._settled(future, until)
+
+    async def _settled(self, future: "asyncio.Future[Result]", until: float) -> Result:
+        """Its result, or (None, NO_ANSWER) at `until`, within SWEEP_S."""
+        self._pending[future] = until
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
         try:
-            submit(done)
             return await future
         finally:
-            timer.cancel()
-            self._pending.discard(future)
+            del self._pending[future]
+
+    def _sweep(self) -> None:
+        # One timer for all: one for each would cost more than the rest of a proposal.
+        now = self._loop.time()
+        for future, until in self._pending.items():
+            if until <= now:
+                _settle(future, (None, NO_ANSWER))
+        if self._pending:
+            self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._sweeping = False
 
     def close(self) -> None:
         """All under way end, in doubt."""
