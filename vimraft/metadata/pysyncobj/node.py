@@ -34,7 +34,7 @@ from vimraft.metadata.pysyncobj.identity import adopt
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
 from vimraft.metadata.pysyncobj.intake import Answer, Intake
 from vimraft.metadata.pysyncobj.journal_hook import handing
-from vimraft.metadata.pysyncobj.members import Member
+from vimraft.metadata.pysyncobj.members import ChangeKind, Member, encode_change
 from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
 from vimraft.metadata.pysyncobj.records import LogEntry
@@ -375,28 +375,19 @@ class RaftNode(SyncObj):
         if self._isLeader():
             others = self._SyncObj__otherNodes
             answered = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in others)
-    @property
-    def barred(self) -> bool:
-        """It must not have a part in any election: it might be somebody who has forgotten."""
-        return bool(self.peers.formation.waits_for()) or not self.configuration.members
-
-    def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802
-        super()._SyncObj__onNodeConnected(peer)
-        self.peers.formation.meet(peer.id)
-
-    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
-        self._outbox.send()
-
             return answered + 1 > (len(others) + 1) / 2
         heard = self.elections.heard_s
-        self.exchange.cancelTransmisstion(peer)
         return heard is not None and heard > since and self._getLeader() is not None
 
     def talks_to(self, peer: Node) -> bool:
         return peer in self._SyncObj__otherNodes or peer in self._SyncObj__readonlyNodes
 
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        self._outbox.send()
+
     def _SyncObj__onNodeDisconnected(self, peer: Node) -> None:  # noqa: N802
         super()._SyncObj__onNodeDisconnected(peer)
+        self.exchange.cancelTransmisstion(peer)
         if peer == self._getLeader():
             # Answers to what we forwarded are lost with the link; the stock node waits for ever.
             self._SyncObj__onLeaderChanged()
@@ -409,10 +400,6 @@ class RaftNode(SyncObj):
         self.journal.add(command, index, term)
         if command[:1] == b"\x02":
             self.peers.appended(index, command)
-        self._compaction.written(first)
-
-    def trim(self, first: int) -> None:
-        """Have the log begin with that entry. A snapshot that ends with the next one is on stable storage."""
         return index, term
 
     def _SyncObj__deleteEntriesFrom(self, first: int) -> None:  # noqa: N802
@@ -420,6 +407,10 @@ class RaftNode(SyncObj):
         self.peers.cut(first)
 
     def _SyncObj__deleteEntriesTo(self, first: int) -> None:  # noqa: N802
+        self._compaction.written(first)
+
+    def trim(self, first: int) -> None:
+        """Have the log begin with that entry. A snapshot that ends with the next one is on stable storage."""
         try:
             super()._SyncObj__deleteEntriesTo(first)
         except SyncFailed as error:
