@@ -68,10 +68,19 @@ def test_compaction_changes_nothing_that_is_in_force() -> None:
 
 def test_members_that_only_the_first_list_knows_are_to_be_named_in_the_log() -> None:
     held = configuration(encode_change("add", A, "id-a"), encode_change("rem", C))
-    assert [member.address for member in held.unnamed()] == [B]
+    assert [member.address for member in held.unlisted()] == [B]
     held.compact(11)
+    assert not held.unlisted()
+    assert not configuration(named=True).unlisted()
+
+
+def test_members_whose_id_the_log_does_not_hold_are_unnamed_until_it_does() -> None:
+    held = configuration(encode_change("add", A, "id-a"), encode_change("add", B), named=True)
+    assert [member.address for member in held.unnamed()] == [B, C]
+    held.compact(11)
+    held.append(12, encode_change("add", B, "id-b"))
+    held.append(13, encode_change("add", C, "id-c"))
     assert not held.unnamed()
-    assert not configuration(named=True).unnamed()
 
 
 # --- what a leader accepts --------------------------------------------------------------------------

@@ -6,16 +6,16 @@ another id, whom the others refuse until the old one has been removed (a node th
 entries would break both promises).
 """
 
+import secrets
 import uuid
-import zlib
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vimraft.metadata.pysyncobj.disk import Disk, read_whole, write_durably
 from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
+from vimraft.metadata.pysyncobj.sealed import sealed, unsealed
 
 IDENTITY: Final = "identity.json"
 FIRST_GENERATION: Final = 1
@@ -28,6 +28,11 @@ class Identity(Struct, frozen=True):
     """"": this node was told to join a cluster and has not met it yet (see `adopt`)."""
     generation: int = FIRST_GENERATION
     """+1 whenever the cluster went on from a copy of its tables, leaving members behind."""
+    birth: str = ""
+    """Random, made with each later generation: two that were made independently of each other have the
+    same number, and are two clusters all the same. "": the first generation."""
+    superseded_by: int = 0
+    """A later generation of this cluster has been met: this node is not to decide anything any more."""
 
     @property
     def stamp(self) -> bytes:
@@ -35,18 +40,13 @@ class Identity(Struct, frozen=True):
         return uuid.UUID(self.node_id).bytes
 
 
-class _Content(Identity, frozen=True, forbid_unknown_fields=True):
-    check: int = 0
-    """CRC32 of the rest."""
-
-
-def _check(identity: Identity) -> int:
-    return zlib.crc32(msgspec.json.encode(identity))
-
-
 def cluster_of(first_members: Iterable[str]) -> str:
     """The same at each of those who form a cluster together, without asking each other."""
     return str(uuid.uuid5(_CLUSTERS, "\n".join(sorted(set(first_members)))))
+
+
+def new_birth() -> str:
+    return secrets.token_hex(8)
 
 
 def make(first_members: Iterable[str], *, forming: bool = True) -> Identity:
@@ -61,34 +61,29 @@ def load(disk: Disk) -> Identity | None:
     if data is None:
         return None
     try:
-        content = msgspec.json.decode(data, type=_Content)
-        identity = Identity(content.node_id, content.cluster, content.generation)
-        if _check(identity) != content.check:
-            raise ValueError("damaged (checksum)")
+        identity = unsealed(data, Identity)
         uuid.UUID(identity.node_id)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         raise CorruptData(f"{disk.describe(IDENTITY)}: not an identity: {error}. {REMEDY}") from None
     return identity
 
 
 def save(disk: Disk, identity: Identity) -> None:
     """Raises OSError; then the old one is still there."""
-    content = _Content(identity.node_id, identity.cluster, identity.generation, _check(identity))
-    write_durably(disk, IDENTITY, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    write_durably(disk, IDENTITY, sealed(identity))
 
 
-def load_or_make(disk: Disk, first_members: Iterable[str], *, forming: bool = True) -> Identity:
-    """Made once. Raises CorruptData, OSError."""
-    identity = load(disk)
-    if identity is None:
-        identity = make(first_members, forming=forming)
-        save(disk, identity)
-    return identity
-
-
-def adopt(disk: Disk, identity: Identity, cluster: str, generation: int) -> Identity:
+def adopt(disk: Disk, identity: Identity, cluster: str, generation: int, birth: str = "") -> Identity:
     """A joining node has met its cluster: remember it, durably, before anything else. Raises OSError."""
     assert identity.cluster == ""
-    adopted = Identity(identity.node_id, cluster, generation)
+    adopted = structs.replace(identity, cluster=cluster, generation=generation, birth=birth)
     save(disk, adopted)
     return adopted
+
+
+def supersede(disk: Disk, identity: Identity, generation: int) -> Identity:
+    """A member leads a life of its cluster that is newer than ours. Raises OSError."""
+    assert generation > identity.generation
+    superseded = structs.replace(identity, superseded_by=generation)
+    save(disk, superseded)
+    return superseded

@@ -59,7 +59,8 @@ class Inbox:
         node, now = self._node, self._node.clock()
         asked = Standing(message["term"], message["last_log_index"], message["last_log_term"])
         own = node.standing()
-        if not node.disk_problem and node.elections.grant(
+        may_vote = not node.disk_problem and not node.barred
+        if may_vote and node.elections.grant(
             now, sender.id, asked, own, leading=node._isLeader() and node.has_quorum(now)
         ):
             node.send(sender, {"type": PRE_VOTE_REPLY, "term": asked.term, "granted": True})
@@ -81,7 +82,7 @@ class Inbox:
         node = self._node
         if message["term"] < node.raftCurrentTerm:
             self._answer_old_term(sender)
-        elif not node.disk_problem:  # a vote that cannot be written down must not be given
+        elif not node.disk_problem and not node.barred:  # what cannot be written down must not be given
             self._deliver(sender, message)
 
     def _response_vote(self, sender: Node, message: Message) -> None:
@@ -94,7 +95,7 @@ class Inbox:
     def _timeout_now(self, sender: Node, message: Message) -> None:
         node = self._node
         node.see_term(message["term"])
-        if node.is_voter and not node.disk_problem:
+        if node.is_voter and not node.disk_problem and not node.barred:
             self._deliver(sender, message)
 
     def _step_aside(self, _sender: Node, _message: Message) -> None:

@@ -2,8 +2,8 @@
 
 May live here: reading PySyncObj's FileJournal and its meta file, and the conversion. In place, at the first
 start; a crash at any moment leaves a directory that this converts again or that is converted. The order:
-identity.json, then the journal under its old name in one step, then the meta file goes. The snapshot stays
-as it is (format 1 is read) until the next one replaces it, and so does members.json.
+identity.json, members.json, then the journal under its old name in one step, then the meta file goes. The
+snapshot stays as it is (format 1 is read) until the next one replaces it.
 
 Commands lose their pickle on the way: the first release wrote (method number, (codec bytes,)) around each
 command and PySyncObj's own list for a membership change. Every node makes the same of the same entry.
@@ -14,14 +14,18 @@ import pickle
 import struct
 from typing import Any, Final
 
+from msgspec import structs
+
+from vimraft.core.apply import apply
+from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj import identity, watermark
 from vimraft.metadata.pysyncobj.disk import Disk, read_whole
 from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
 from vimraft.metadata.pysyncobj.identity import Identity
 from vimraft.metadata.pysyncobj.journal import JOURNAL, write_journal
-from vimraft.metadata.pysyncobj.members import encode_change, load_members, parse_change
+from vimraft.metadata.pysyncobj.members import encode_change, load_members, parse_change, save_members
 from vimraft.metadata.pysyncobj.records import Contents, Header, LogEntry
-from vimraft.metadata.pysyncobj.snapshot_file import SNAPSHOT
+from vimraft.metadata.pysyncobj.snapshot_file import SNAPSHOT, load_snapshot
 
 META: Final = JOURNAL + ".meta"
 _MAGIC: Final = b"PYSYNCOBJ\0"
@@ -70,12 +74,31 @@ def convert(disk: Disk, self_address: str) -> Identity | None:
         contents.entries = [(unpickled(command), index, term) for command, index, term in contents.entries]
     except ValueError as error:
         raise CorruptData(f"{disk.describe(JOURNAL)}: {error}. {REMEDY}") from None
-    mine = identity.load_or_make(disk, remembered.initial, forming=self_address in remembered.initial)
+    mine = identity.load(disk)
+    if mine is None:
+        mine = identity.make(remembered.initial, forming=self_address in remembered.initial)
+        # The directories' first lists differ when managers joined; the tables are the same everywhere.
+        mine = structs.replace(mine, cluster=_cluster_of_tables(disk, contents) or mine.cluster)
+        identity.save(disk, mine)
+    # These have a log, and it was theirs before they knew ids: they need not meet again.
+    save_members(disk, structs.replace(remembered, met=remembered.initial))
     mark = watermark.load(disk, JOURNAL)
     serial = 1 if mark is None else mark.serial + 1
     write_journal(disk, JOURNAL, Header(serial, 0, mine.stamp), contents)[0].close()
     _clean(disk)
     return mine
+
+
+def _cluster_of_tables(disk: Disk, contents: Contents) -> str:
+    """Empty: they were never formed, as far as this directory knows."""
+    snapshot = load_snapshot(disk)
+    state, applied = (State(), 0) if snapshot is None else (snapshot.state, snapshot.index)
+    for command, index, _ in contents.entries:
+        if state.cluster_id:
+            break
+        if index > applied and command[:1] == REGULAR:
+            state, _ = apply(state, command[1:])
+    return str(state.cluster_id)
 
 
 def clean(disk: Disk) -> None:

@@ -8,7 +8,6 @@ and folds the membership entries of the journal over it.
 
 import io
 import pickle
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, get_args
 
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from vimraft.metadata.pysyncobj.disk import Disk, read_whole, write_durably
 from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
+from vimraft.metadata.pysyncobj.sealed import sealed, unsealed
 
 MEMBERS: Final = "members.json"
 MEMBERSHIP_ENTRY: Final = b"\x02"
@@ -38,7 +38,9 @@ Membership = Mapping[str, Member]
 """By address."""
 
 
-class Change(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Change(Struct, frozen=True, array_like=True):
+    """Fields that a later release adds are ignored; those that may not be need a level of their own."""
+
     kind: ChangeKind
     """`add`: a voter (promotes an observer); `observe`: gets everything, does not vote; `rem`."""
     address: str
@@ -126,11 +128,16 @@ class MembersFile(Struct, frozen=True):
     """Content of members.json."""
 
     initial: tuple[str, ...]
-    """The voters when this data directory was new: base of the journal until there is a snapshot."""
+    """The voters when this data directory was new: base of the journal until there is a snapshot. Empty at
+    a node that joins: only the log can tell it who the members are."""
     latest: tuple[Member, ...] = ()
     """As last known. For people, and for a node that must be told where the others are."""
     node_ids: dict[str, str] = {}
     """Address → id of the node that was met there. Durable before anything is believed from it."""
+    contacts: tuple[str, ...] = ()
+    """Whom a node that joins calls. They are nobody's voters."""
+    met: tuple[str, ...] = ()
+    """Of `initial`: with whom a link was up, so that either end has the other's id. See formation.py."""
 
 
 class _FirstRelease(Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,10 +145,8 @@ class _FirstRelease(Struct, frozen=True, forbid_unknown_fields=True):
     latest: tuple[str, ...]
 
 
-class _Content(MembersFile, frozen=True, forbid_unknown_fields=True):
+class _Content(MembersFile, frozen=True):
     format: Literal[2] = 2
-    check: int = 0
-    """CRC32 of the rest: a flipped bit makes another address otherwise."""
 
 
 def load_members(disk: Disk) -> MembersFile | None:
@@ -151,23 +156,17 @@ def load_members(disk: Disk) -> MembersFile | None:
         return None
     try:
         if b'"format"' in data:
-            content = msgspec.json.decode(data, type=_Content)
-            members = MembersFile(content.initial, content.latest, content.node_ids)
-            if _check(members) != content.check:
-                raise CorruptData(f"{disk.describe(MEMBERS)}: damaged (checksum). {REMEDY}")
-            return members
+            content = unsealed(data, _Content)
+            return MembersFile(
+                content.initial, content.latest, content.node_ids, content.contacts, content.met
+            )
         first = msgspec.json.decode(data, type=_FirstRelease)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise CorruptData(f"{disk.describe(MEMBERS)}: not a member list: {error}. {REMEDY}") from None
     return MembersFile(first.initial, tuple(Member(address) for address in first.latest))
 
 
 def save_members(disk: Disk, members: MembersFile) -> None:
     """Raises OSError; then the old list is still there."""
-    members = MembersFile(members.initial, members.latest, dict(sorted(members.node_ids.items())))
-    content = _Content(members.initial, members.latest, members.node_ids, check=_check(members))
-    write_durably(disk, MEMBERS, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-
-
-def _check(members: MembersFile) -> int:
-    return zlib.crc32(msgspec.json.encode(members))
+    content = _Content(members.initial, members.latest, members.node_ids, members.contacts, members.met)
+    write_durably(disk, MEMBERS, sealed(content))

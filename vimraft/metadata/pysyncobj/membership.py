@@ -68,7 +68,7 @@ class Configuration:
         """Index of the newest change in the log; 0: none since the snapshot."""
         return self._changes[-1][0] if self._changes else 0
 
-    def unnamed(self) -> list[Member]:
+    def unlisted(self) -> list[Member]:
         """Members that only the directory's first list knows. The log must name them before anyone can
         learn the configuration from it; the first leader sees to that."""
         if self._named:
@@ -76,6 +76,11 @@ class Configuration:
         changes = (parse_change(command) for _, command in self._changes)
         named = {change.address for change in changes if change is not None}
         return [member for address, member in sorted(self.members.items()) if address not in named]
+
+    def unnamed(self) -> list[Member]:
+        """Members whose node id the log does not hold: whoever comes first could speak for them. A leader
+        names them when it knows the id. That changes no vote, so it is no change of the members."""
+        return [member for _, member in sorted(self.members.items()) if not member.node_id]
 
     def _refold(self) -> None:
         self.members = fold(self._base, (command for _, command in self._changes))

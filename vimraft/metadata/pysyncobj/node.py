@@ -34,7 +34,7 @@ from vimraft.metadata.pysyncobj.identity import adopt
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
 from vimraft.metadata.pysyncobj.intake import Answer, Intake
 from vimraft.metadata.pysyncobj.journal_hook import handing
-from vimraft.metadata.pysyncobj.members import ChangeKind, Member, encode_change
+from vimraft.metadata.pysyncobj.members import Member
 from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
 from vimraft.metadata.pysyncobj.records import LogEntry
@@ -331,7 +331,7 @@ class RaftNode(SyncObj):
 
     def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
         """PySyncObj asks this once its election deadline has passed, and stands if it is True."""
-        if self.disk_problem or not self.is_voter:
+        if self.disk_problem or self.barred or not self.is_voter:
             self._SyncObj__transferInProgress = False
             self._postpone_election()
             return False
@@ -358,16 +358,9 @@ class RaftNode(SyncObj):
             return
         super()._SyncObj__onBecomeLeader()
         self.elections.give_up()
-        for member in self.configuration.unnamed():
-            kind: ChangeKind = "add" if member.voter else "observe"
-            self.append(encode_change(kind, member.address, self._id_of(member)))
+        self.peers.name_all()
         # Alone, PySyncObj counts in the very same round: have it on disk before.
         self._durability.settle()
-
-    def _id_of(self, member: Member) -> str:
-        if member.address == self.config.self_address:
-            return self.identity.node_id
-        return self.acquaintances.node_id(member.address)
 
     def has_quorum(self, now: float) -> bool:
         """PySyncObj's own answer counts TCP links, which a stopped peer keeps up."""
@@ -384,6 +377,15 @@ class RaftNode(SyncObj):
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         self._outbox.send()
+
+    @property
+    def barred(self) -> bool:
+        """It must not have a part in any election: it might be somebody who has forgotten."""
+        return bool(self.peers.formation.waits_for()) or not self.configuration.members
+
+    def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802
+        super()._SyncObj__onNodeConnected(peer)
+        self.peers.formation.meet(peer.id)
 
     def _SyncObj__onNodeDisconnected(self, peer: Node) -> None:  # noqa: N802
         super()._SyncObj__onNodeDisconnected(peer)

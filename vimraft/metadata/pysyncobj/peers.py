@@ -10,10 +10,13 @@ import structlog
 from pysyncobj.node import Node, TCPNode
 
 from vimraft.metadata.pysyncobj.disk import Disk
+from vimraft.metadata.pysyncobj.formation import Formation
 from vimraft.metadata.pysyncobj.members import (
+    ChangeKind,
     Member,
     MembersFile,
     by_address,
+    encode_change,
     parse_change,
     save_members,
     voters_at,
@@ -40,6 +43,13 @@ class Peers:
         )
         self.acquaintances = Acquaintances(
             dict(found.node_ids), lambda: self.configuration.members, self._save
+        )
+        self.formation = Formation(
+            node.config.self_address,
+            self._initial,
+            found.met,
+            over=lambda: not self.configuration.unlisted(),
+            save=lambda: self._save(self.acquaintances.all()),
         )
         self.noted: dict[str, Member] = dict(self.configuration.members)
         """As of the last round. Any thread."""
@@ -95,6 +105,31 @@ class Peers:
             node.follow_nobody()
         node.transport.dropNode(peer)
 
+    # --- naming -----------------------------------------------------------------------------------
+
+    def name_all(self) -> None:
+        """As a new leader. Whom the log names it names with an id, as far as that is known."""
+        unlisted = self.configuration.unlisted()
+        for member in self.configuration.unnamed():
+            if member in unlisted or self._id_of(member):
+                self._name(member)
+
+    def name_one(self) -> None:
+        """A leader that has met a member whose id the log does not hold; not while a change is undecided,
+        lest others wait for their turn behind many."""
+        known = [member for member in self.configuration.unnamed() if self._id_of(member)]
+        if known and not self.progress().undecided:
+            self._name(known[0])
+
+    def _name(self, member: Member) -> None:
+        kind: ChangeKind = "add" if member.voter else "observe"
+        self._node.append(encode_change(kind, member.address, self._id_of(member)))
+
+    def _id_of(self, member: Member) -> str:
+        if member.address == self._node.config.self_address:
+            return self._node.identity.node_id
+        return self.acquaintances.node_id(member.address)
+
     # --- what a leader knows ----------------------------------------------------------------------
 
     def progress(self) -> Progress:
@@ -114,6 +149,9 @@ class Peers:
 
     def note(self) -> None:
         """Once a round."""
+        self.formation.settle()
+        if self._node._isLeader():
+            self.name_one()
         members = self.configuration.members
         if members == self.noted:
             return
@@ -127,4 +165,5 @@ class Peers:
 
     def _save(self, node_ids: dict[str, str]) -> None:
         latest = tuple(member for _, member in sorted(self.configuration.members.items()))
-        save_members(self._disk, MembersFile(self._initial, latest, node_ids))
+        met = tuple(sorted(self.formation.met))
+        save_members(self._disk, MembersFile(self._initial, latest, node_ids, met=met))

@@ -56,6 +56,8 @@ class Recovered(Struct, frozen=True):
     identity: Identity
     node_ids: dict[str, str]
     """Address → id of the node that was met there."""
+    met: tuple[str, ...]
+    """Of `initial_members`: who has been met (see formation.py)."""
     journal: DurableJournal
     """Open. It holds at least the snapshot's last two entries, if there is a snapshot."""
 
@@ -90,7 +92,15 @@ def recover(disk: Disk, config: PySyncObjConfig) -> Recovered:
     except BaseException:
         journal._destroy()
         raise
-    return Recovered(snapshot, remembered.initial, members, identity, dict(remembered.node_ids), journal)
+    return Recovered(
+        snapshot,
+        remembered.initial,
+        members,
+        identity,
+        dict(remembered.node_ids),
+        remembered.met,
+        journal,
+    )
 
 
 def _first_start(disk: Disk, config: PySyncObjConfig) -> Identity:

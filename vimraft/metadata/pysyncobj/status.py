@@ -28,7 +28,7 @@ def status_of(node: "RaftNode", now_s: float) -> LogStatus:
         raft_commit=node.raftCommitIndex,
         log_entries=node._getRaftLogSize(),
         role=role,
-        problem=node.disk_problem or _all_refuse(peers),
+        problem=node.disk_problem or node.peers.formation.problem or _all_refuse(peers),
         node_id=node.identity.node_id,
         cluster=node.network.identity.cluster,
         generation=node.identity.generation,
