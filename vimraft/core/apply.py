@@ -9,10 +9,10 @@ Every command in the log moves the index by one: refused ones, malformed ones an
 all managers that applied the same entries hold the same index. Nothing else changes on a refusal but
 the dedupe entry of its client.
 
-Dedupe keeps the last outcome per client; bounded, the oldest go first (a retry comes within minutes,
-MAX_CLIENTS commands take longer). `Barrier` and `RenewLease` are not kept: applying them twice does no
-harm (see `apply_members.renew_lease`), and they are by far the most frequent. Nor is `SetLevel`, which
-releases below its level cannot read: a refused one must leave no trace with anybody.
+Dedupe keeps the last outcome per client, for how long is said in `dedupe`. `Barrier` and `RenewLease` are not
+kept: applying them twice does no harm (see `apply_members.renew_lease`), and they are by far the most
+frequent. Nor is `SetLevel`, which releases below its level cannot read: a refused one must leave no trace
+with anybody.
 
 Whatever differs between levels asks `state.level` (see `levels`): at level 1 the bytes are those that the
 first release gives, which a test holds against a log that it wrote.
@@ -21,12 +21,20 @@ first release gives, which a test holds against a log that it wrote.
 from collections.abc import Callable
 from typing import Any
 
-from immutables import Map
-
-from vimraft.core import apply_members, apply_reals, apply_volumes, checks, codec, commands, history, levels
+from vimraft.core import (
+    apply_members,
+    apply_reals,
+    apply_volumes,
+    checks,
+    codec,
+    commands,
+    dedupe,
+    history,
+    levels,
+)
 from vimraft.core.change import Change, reals_of
 from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
-from vimraft.core.ids import ClientId, RealId, VolumeName
+from vimraft.core.ids import RealId, VolumeName
 from vimraft.core.nesting import nesting_exceeds
 from vimraft.core.reasons import Invalid, Malformed, NotFormed, Outdated, Reason
 from vimraft.core.tables import ClientResult, MapChange, RealVolume, State, Volume
@@ -35,13 +43,13 @@ MAX_REQUEST_BYTES = 1 << 20
 """No legal command comes near it; the log should not have to carry more."""
 MAX_NESTING = 32
 """Containers inside containers in a request; commands need 4."""
-MAX_CLIENTS = 4_096
-"""Clients remembered. Over it, the eighth with the oldest results is forgotten."""
 MAX_CLIENT_CHARS = 400
 """An address, an incarnation and a counter, or a caller's request id."""
 MAX_OUTCOME_SEGMENTS = 1_024
 """An outcome carries no volume (and no real volume) with more segments (free runs) than this: it would
 stay in every snapshot. Whoever wants it reads the tables at the outcome's index."""
+MAX_OUTCOME_SEGMENTS_KEPT_LONG = 128
+"""The same where many more results are kept (from level 2 on)."""
 
 _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.FormCluster: apply_members.form_cluster,
@@ -81,14 +89,16 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
         if refused is not None:
             return state._replace(index=index), codec.encode_outcome(Rejected(index, refused), state.level)
     result = _decide(state, request.command, request.at_ms)
-    outcome = codec.encode_outcome(_bounded(_outcome(index, result)), state.level)
+    outcome = codec.encode_outcome(_bounded(_outcome(index, result), state.level), state.level)
     after = result.state if isinstance(result, Change) else state
     changes, remembered = after.history, after.remembered
     if isinstance(result, Change) and result.what:
         changes, remembered = _history(state, after, index, request, result)
     clients = after.clients
     if kept:
-        clients = _remember(clients, request.client, ClientResult(request.sequence, index, outcome, digest))
+        at_ms = request.at_ms if state.level >= levels.RESULTS_HAVE_TIME else 0
+        kept_result = ClientResult(request.sequence, index, outcome, digest, at_ms)
+        clients = dedupe.remember(clients, request.client, kept_result, state.level)
     done = after._replace(index=index, clients=clients, history=changes, remembered=remembered)
     return done, outcome
 
@@ -154,14 +164,15 @@ def _outcome(index: int, result: Change | Reason) -> Outcome:
     return Rejected(index, result)
 
 
-def _bounded(outcome: Outcome) -> Outcome:
+def _bounded(outcome: Outcome, level: int) -> Outcome:
     if isinstance(outcome, Rejected):
         return outcome
+    most = MAX_OUTCOME_SEGMENTS_KEPT_LONG if level >= levels.RESULTS_HAVE_TIME else MAX_OUTCOME_SEGMENTS
     volume: Volume | None = outcome.volume
-    if volume is not None and sum(len(r.segments) for r in volume.replicas) > MAX_OUTCOME_SEGMENTS:
+    if volume is not None and sum(len(r.segments) for r in volume.replicas) > most:
         volume = None
     real: RealVolume | None = outcome.real
-    if real is not None and len(real.free) > MAX_OUTCOME_SEGMENTS:
+    if real is not None and len(real.free) > most:
         real = None
     if volume is outcome.volume and real is outcome.real:
         return outcome
@@ -196,16 +207,3 @@ def _touched(before: State, after: State, command: Command) -> history.Touched:
             return history.Touched(reals=(RealId(command.storage, command.lun),))
         case _:
             return history.Touched()
-
-
-def _remember(
-    clients: Map[ClientId, ClientResult], client: ClientId, result: ClientResult
-) -> Map[ClientId, ClientResult]:
-    clients = clients.set(client, result)
-    if len(clients) <= MAX_CLIENTS:
-        return clients
-    oldest = sorted(clients, key=lambda name: clients[name].index)[: MAX_CLIENTS // 8]
-    fewer = clients.mutate()
-    for name in oldest:
-        del fewer[name]
-    return fewer.finish()

@@ -134,7 +134,8 @@ def _raw(state: State) -> _Snapshot:
         volumes=_sorted_values(state.volumes),
         releases=_sorted_values(state.releases),
         leases=_sorted_values(state.leases),
-        clients=sorted(state.clients.items()),
+        # Not sorted as pairs: other threads would wait for it when there are many.
+        clients=[(name, state.clients[name]) for name in sorted(state.clients)],
         history=list(state.history),
         next_release_id=state.next_release_id,
         next_local_number=state.next_local_number,

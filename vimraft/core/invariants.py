@@ -27,8 +27,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vimraft.core import checks, levels
-from vimraft.core.apply import MAX_CLIENTS
 from vimraft.core.change import unit_sectors, units_of, volume_segments
+from vimraft.core.dedupe import most_clients
 from vimraft.core.history import MAX_REMEMBERED, weight
 from vimraft.core.ids import RealId, name_problem
 from vimraft.core.tables import RealVolume, Replica, Run, Segment, State, Volume
@@ -145,8 +145,8 @@ def _inv7_copies_apart(state: State) -> Iterator[str]:
 
 
 def _inv8_once(state: State) -> Iterator[str]:
-    if len(state.clients) > MAX_CLIENTS:
-        yield f"{len(state.clients)} clients are remembered, more than {MAX_CLIENTS}"
+    if len(state.clients) > most_clients(state.level):
+        yield f"{len(state.clients)} clients are remembered, more than {most_clients(state.level)}"
     for client, result in state.clients.items():
         if not 1 <= result.index <= state.index:
             yield f"the outcome for {client} is of index {result.index}, the tables of {state.index}"

@@ -216,13 +216,15 @@ class MapChange(Struct, frozen=True, omit_defaults=True):
     """None: not known (any more), so nobody can look behind this change."""
 
 
-class ClientResult(Struct, frozen=True):
+class ClientResult(Struct, frozen=True, omit_defaults=True):
     sequence: int
     index: int
     outcome: bytes
     """The encoded Outcome, given again to a retry (INV-8)."""
     digest: bytes = b""
     """Of the command: the same id under another command is a mistake of the client, not a retry."""
+    at_ms: int = 0
+    """Of the command; 0 in all rows of a cluster of level 1."""
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.core_cases import Tables, build, manager, three_sites
 from vimraft.core import apply as apply_module
 from vimraft.core import codec
-from vimraft.core.apply import MAX_CLIENTS, MAX_NESTING, MAX_REQUEST_BYTES, apply, apply_request, plan
+from vimraft.core.apply import MAX_NESTING, MAX_REQUEST_BYTES, apply, apply_request, plan
 from vimraft.core.commands import (
     Applied,
     Barrier,
@@ -67,16 +67,6 @@ def test_a_client_id_that_is_no_id_is_refused_and_not_remembered(client):
     assert isinstance(reason, Invalid)
     assert reason.field == "client"
     assert state == tables.state._replace(index=state.index)
-
-
-def test_memory_of_clients_is_bounded_and_the_oldest_go_first():
-    state, _ = apply_request(State(), Request("first", 1, 0, "", FormCluster("x", Settings())))
-    for number in range(MAX_CLIENTS):
-        state, _ = apply_request(state, Request(f"c{number}", 1, 0, "", SetSetting("nothing", number)))
-    assert len(state.clients) == MAX_CLIENTS + 1 - MAX_CLIENTS // 8
-    assert "first" not in state.clients
-    assert "c0" not in state.clients
-    assert f"c{MAX_CLIENTS - 1}" in state.clients
 
 
 @pytest.mark.parametrize("command", [Barrier(), RenewLease("m-tokyo", "life", 1, 3)])
