@@ -18,6 +18,7 @@ from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.elections import PRE_VOTE, PRE_VOTE_REPLY
 from vimraft.metadata.pysyncobj.environment import AtOnce, Environment
 from vimraft.metadata.pysyncobj.gate import GatedTransport
+from vimraft.metadata.pysyncobj.inbox import STEP_ASIDE
 from vimraft.metadata.pysyncobj.journal import open_journal
 from vimraft.metadata.pysyncobj.members import encode_change
 from vimraft.metadata.pysyncobj.node import EXIT_DATA, Dead, NodeHooks, RaftNode
@@ -550,3 +551,38 @@ def test_a_request_ends_in_doubt_when_the_link_to_the_leader_breaks(bench: Bench
     assert not codes
     bench.post._onNodeDisconnected(TCPNode(PEER))
     assert codes == [FAIL_REASON.LEADER_CHANGED]  # in doubt: it may be in the log
+
+
+# --- handing over -----------------------------------------------------------------------------------
+
+
+def test_a_leader_that_is_to_step_aside_takes_nothing_new_until_another_has_everything(bench: Bench) -> None:
+    bench.lead()
+    bench.node.commit(b"before", lambda *_: None)
+    bench.run()
+    bench.receive({"type": STEP_ASIDE}, OTHER)
+    last = bench.node.last_index
+    bench.node.commit(b"meanwhile", lambda *_: None)
+    bench.run(3)
+    assert bench.node.last_index == last
+    assert not bench.said("timeout_now")
+    bench.acknowledge(last)
+    bench.run(3)
+    assert [peer for peer, message in bench.post.sent if message["type"] == "timeout_now"] == [PEER]
+    bench.receive({**bench.entries(term=9), "prevLogTerm": bench.node.raftCurrentTerm})
+    bench.run()
+    assert [message["command"] for message in bench.said("apply_command")] == [b"\x00meanwhile"]
+
+
+def test_a_leader_that_finds_nobody_to_hand_over_to_goes_on_after_an_election_timeout(bench: Bench) -> None:
+    bench.lead()
+    bench.receive({"type": STEP_ASIDE}, OTHER)
+    last = bench.node.last_index
+    bench.node.commit(b"meanwhile", lambda *_: None)
+    bench.run()
+    assert bench.node.last_index == last
+    bench.node.hand_over._until_s = bench.node.clock()
+    bench.run(2)
+    assert bench.node._isLeader()
+    assert bench.node.last_index == last + 1
+    assert not bench.said("timeout_now")

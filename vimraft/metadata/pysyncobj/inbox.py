@@ -99,7 +99,7 @@ class Inbox:
             self._deliver(sender, message)
 
     def _step_aside(self, _sender: Node, _message: Message) -> None:
-        self._node.transferLeadership()
+        self._node.hand_over.begin()
 
     # --- acknowledgements (leader) ----------------------------------------------------------------
 

@@ -51,6 +51,8 @@ class Intake:
     def take(self) -> bool:
         """Deal with what has been put; whether anything came into the log."""
         node, queue = self._node, self._queue
+        if node.hand_over.under_way and node._isLeader():
+            return False  # the next leader could not catch up
         before = node.last_index
         for _ in range(MAX_TAKEN_PER_ROUND):
             if not queue:

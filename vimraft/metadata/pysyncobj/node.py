@@ -29,6 +29,7 @@ from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
 from vimraft.metadata.pysyncobj.elections import Elections, Standing
 from vimraft.metadata.pysyncobj.environment import Environment
 from vimraft.metadata.pysyncobj.errors import SyncFailed
+from vimraft.metadata.pysyncobj.handover import HandOver
 from vimraft.metadata.pysyncobj.handshake import NetworkIdentity
 from vimraft.metadata.pysyncobj.identity import adopt
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
@@ -104,6 +105,7 @@ class RaftNode(SyncObj):
         self._intake = Intake(self)
         self._inbox = Inbox(self)
         self._outbox = Outbox(self)
+        self.hand_over = HandOver(self)
         self._step_aside_asked: Node | None = None
         self._woken = False
         self._commit_untold = False
@@ -221,6 +223,7 @@ class RaftNode(SyncObj):
         now = self.clock()
         self.peers.note()
         self._compaction.look(now)
+        self.hand_over.look()
         self._ping_if_due(now)
         if self._step_aside_asked is not None:
             self.send(self._step_aside_asked, {"type": STEP_ASIDE})

@@ -67,7 +67,7 @@ class Ticker(threading.Thread):
         node = self._node
         if node.dead or not node._isLeader() or not node.otherNodes:
             return
-        node.transferLeadership()
+        node.hand_over.begin()
         deadline = node.clock() + HAND_OVER_S
         while node._isLeader() and node.clock() < deadline:
             if not self._round():
