@@ -273,6 +273,19 @@ def test_a_repeated_vote_makes_no_leader(tmp_path: Path) -> None:
     bench.node.close()
 
 
+def test_after_a_long_round_what_waits_is_read_before_anyone_is_called_dead(bench: Bench) -> None:
+    """Such as one in which a large snapshot was installed."""
+    bench.receive(bench.entries(term=5))
+    bench.run()
+    bench.node._last_pump -= bench.config.election_min_ms / 1000
+    bench.node._SyncObj__raftElectionDeadline = 0.0
+    bench.run(2)
+    assert not bench.said(PRE_VOTE)
+    bench.node._SyncObj__raftElectionDeadline = 0.0
+    bench.run()
+    assert bench.said(PRE_VOTE)
+
+
 def test_who_hears_a_leader_grants_no_pre_vote(bench: Bench) -> None:
     ask = {"type": PRE_VOTE, "term": 6, "last_log_index": 99, "last_log_term": 5}
     bench.receive(bench.entries(term=5))

@@ -40,13 +40,18 @@ class Compaction:
     def written(self, first: int) -> None:
         """The snapshot that makes the entries before `first` superfluous is on stable storage."""
         self._trim_to = first
-        self._trim(self._node.clock())
+        self._trim_if_free(self._node.clock())
 
     def look(self, now: float) -> None:
         """Once a round."""
         node = self._node
-        if self._trim_to is not None:
-            self._trim(now)
+        if self._trim_to is not None and not self._needed(self._trim_to, now):
+            # The log goes by copying what is left of it. When that has become much meanwhile, it would keep
+            # the leader from its heartbeats (some 3 µs an entry): a newer snapshot leaves less.
+            if node.last_index - self._trim_to > node.config.compaction_entries:
+                self._trim_to = None
+            else:
+                self._trim_if_free(now)
         if (
             self._trim_to is None
             and now >= self._after_s
@@ -55,7 +60,7 @@ class Compaction:
             self._after_s = now + PAUSE_S
             node.forceLogCompaction()
 
-    def _trim(self, now: float) -> None:
+    def _trim_if_free(self, now: float) -> None:
         node, first = self._node, self._trim_to
         assert first is not None
         if not self._needed(first, now):
