@@ -41,7 +41,7 @@ def _first_tables() -> State:
         tables.applied(SetStorage(Storage(f"02{number}a00", name, "")))
         tables.applied(AddRealVolume(f"02{number}a00", 0, "ssd", f"file:///{name}", f"label-{name}", 4))
         tables.applied(BuildVolume(name, UNIT_SECTORS, "ssd", name))
-    return tables.state._replace(index=0, clients=State().clients, history=())
+    return tables.state._replace(index=0, clients=State().clients, history=State().history)
 
 
 FIRST_TABLES = _first_tables()

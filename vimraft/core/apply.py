@@ -33,6 +33,7 @@ from vimraft.core import (
     levels,
 )
 from vimraft.core.change import Change, reals_of
+from vimraft.core.chunked import Chunked
 from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
 from vimraft.core.ids import RealId, VolumeName
 from vimraft.core.nesting import nesting_exceeds
@@ -181,7 +182,7 @@ def _bounded(outcome: Outcome, level: int) -> Outcome:
 
 def _history(
     before: State, after: State, index: int, request: Request, result: Change
-) -> tuple[tuple[MapChange, ...], int]:
+) -> tuple[Chunked[MapChange], int]:
     replaced = None
     if before.level >= levels.REMEMBERS:
         replaced = history.remember(before, after, _touched(before, after, request.command))

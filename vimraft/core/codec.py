@@ -12,6 +12,7 @@ import msgspec
 from immutables import Map
 
 from vimraft.core import levels
+from vimraft.core.chunked import Chunked
 from vimraft.core.codec_first import decode_first_request
 from vimraft.core.commands import Applied, Command, FormCluster, Outcome, Rejected, Request, SetLevel
 from vimraft.core.history import weight
@@ -169,7 +170,7 @@ def decode_state(data: bytes) -> State:
         releases=Map((r.release_id, r) for r in raw.releases),
         leases=Map((lease.manager, lease) for lease in raw.leases),
         clients=Map(raw.clients),
-        history=tuple(raw.history),
+        history=Chunked(raw.history),
         next_release_id=raw.next_release_id,
         next_local_number=raw.next_local_number,
         level=level,

@@ -12,12 +12,14 @@ all that the tables for people are made of. Not: releases, leases and clients, w
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from immutables import Map
 
 from vimraft.core.change import reals_of, volume_segments
+from vimraft.core.chunked import Chunked
 from vimraft.core.ids import ManagerName, RealId, StorageAddress, VolumeName
 from vimraft.core.tables import (
     Before,
@@ -146,18 +148,18 @@ def _volume_before(name: VolumeName, before: Volume | None, after: Volume | None
     return VolumeBefore(name, row, tuple(cuts))
 
 
-def kept(state: State, change: MapChange) -> tuple[tuple[MapChange, ...], int]:
+def kept(state: State, change: MapChange) -> tuple[Chunked[MapChange], int]:
     """The history with `change`, within its bounds, and its weight."""
     keep = state.settings.history_changes
     if not keep:
-        return (), 0
+        return Chunked(), 0
     dropped = max(0, len(state.history) + 1 - keep)
-    total = state.remembered + weight(change) - sum([weight(old) for old in state.history[:dropped]])
-    changes = state.history[dropped:] + (change,)  # noqa: RUF005 - a copy less, for each change at every manager
+    total = state.remembered + weight(change) - sum([weight(old) for old in islice(state.history, dropped)])
+    changes = state.history.without_first(dropped).appended(change)
     return (changes, total) if total <= MAX_REMEMBERED else _forget(changes, total)
 
 
-def _forget(changes: tuple[MapChange, ...], total: int) -> tuple[tuple[MapChange, ...], int]:
+def _forget(changes: Chunked[MapChange], total: int) -> tuple[Chunked[MapChange], int]:
     """The oldest no longer know what they replaced; down to 7/8, so that this happens rarely."""
     kept_changes = list(changes)
     for position, change in enumerate(kept_changes):
@@ -166,7 +168,7 @@ def _forget(changes: tuple[MapChange, ...], total: int) -> tuple[tuple[MapChange
         total -= weight(change)
         if change.before is not None:
             kept_changes[position] = msgspec.structs.replace(change, before=None)
-    return tuple(kept_changes), total
+    return Chunked(kept_changes), total
 
 
 # Looking back
@@ -201,7 +203,7 @@ def tables_at(state: State, index: int) -> State | OutOfReach:
         storages=state.storages,
         reals=state.reals,
         volumes=state.volumes,
-        history=tuple(undone),
+        history=Chunked(undone),
         level=state.level,
         remembered=sum([weight(change) for change in undone]),
     )

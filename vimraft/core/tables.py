@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from immutables import Map
 from msgspec import Struct
 
+from vimraft.core.chunked import Chunked
 from vimraft.core.ids import (
     SECTOR_BYTES,
     ClientId,
@@ -241,7 +242,7 @@ class State(NamedTuple):
     releases: Map[int, Release] = Map()
     leases: Map[ManagerName, Lease] = Map()
     clients: Map[ClientId, ClientResult] = Map()
-    history: tuple[MapChange, ...] = ()
+    history: Chunked[MapChange] = Chunked()
     next_release_id: int = 1
     next_local_number: int = 0
     """Local volume names are given cluster-wide in order: volume A, B … Z, AA …"""

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from tests.core_cases import MIB, UNIT, build, three_sites
+from vimraft.core.chunked import Chunked
 from vimraft.core.commands import DeleteVolume, RenewLease
 from vimraft.core.invariants import INVARIANTS, check
 from vimraft.core.tables import ClientResult, Lease, MapChange, Replica, Run, Segment, Settings, State
@@ -87,9 +88,9 @@ BROKEN = [
             clients=s.clients.update({f"c{n}": ClientResult(1, 1, b"") for n in range(5_000)})
         ),
     ),
-    ("INV-8", lambda s: s._replace(history=s.history[::-1])),
-    ("INV-8", lambda s: s._replace(history=(MapChange(s.index + 1, 0, "", "", ""),))),
-    ("INV-8", lambda s: s._replace(history=(s.history[0],) * 2_000)),
+    ("INV-8", lambda s: s._replace(history=Chunked(s.history[::-1]))),
+    ("INV-8", lambda s: s._replace(history=Chunked([MapChange(s.index + 1, 0, "", "", "")]))),
+    ("INV-8", lambda s: s._replace(history=Chunked([s.history[0]] * 2_000))),
     ("INV-8", lambda s: s._replace(next_release_id=1)),
     ("INV-8", lambda s: s._replace(next_local_number=0)),
     ("INV-9", lambda s: s._replace(managers=s.managers.set("x", s.managers["m-tokyo"]))),
