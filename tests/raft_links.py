@@ -24,6 +24,7 @@ class FakeIdentity(Struct, frozen=True):
     node_id: str
     cluster: str = CLUSTER
     generation: int = 1
+    birth: str = ""
 
 
 class LinkEnd:
@@ -41,11 +42,15 @@ class LinkEnd:
     ) -> None:
         self.address = address
         self.known = {} if known is None else known
+        self.config_index = 0
+        self.superseded: list[int] = []
         self.network = NetworkIdentity(
             identity=identity or FakeIdentity(f"id-of-{address}"),
             address=address,
             tls=tls,
             knows=lambda other, node_id: self.known.setdefault(other, node_id) == node_id,
+            config_index=lambda: self.config_index,
+            superseded=self.superseded.append,
         )
         self.clock = monotonic
         self.raftCurrentTerm = 3
@@ -58,8 +63,12 @@ class LinkEnd:
         self.links = MemberTransport(self, TCPNode(address), set(self.nodes.values()))
         self.links.setOnMessageReceivedCallback(lambda node, m: self.received.append((node.id, m)))
         self.links.setOnNodeConnectedCallback(lambda node: self.connected.append(node.id))
-        self.links.setOnNodeDisconnectedCallback(lambda node: self.connected.remove(node.id))
+        self.links.setOnNodeDisconnectedCallback(self._disconnected)
         self.links.tryGetReady()
+
+    def _disconnected(self, node: Node) -> None:
+        if node.id in self.connected:  # a guest is not
+            self.connected.remove(node.id)
 
     def addOnTickCallback(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)

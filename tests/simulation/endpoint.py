@@ -40,12 +40,23 @@ class Endpoint:
 
     def add(self, node: Node) -> None:
         self.nodes[node.id] = node
-        self._machine.network.connect_soon(self._machine.address, node.id)
+        self.call(node.id)
+
+    def call(self, address: str) -> None:
+        self._machine.network.connect_soon(self._machine.address, address)
 
     def drop(self, node: Node) -> None:
         if self.nodes.pop(node.id, None) is not None:
             self._connections.pop(node.id, None)
             self._machine.network.break_connection(self._machine.address, node.id)
+
+    def wants(self, address: str) -> bool:
+        """It calls there."""
+        return address in self.nodes
+
+    def accepts(self, address: str) -> bool:
+        """It answers when that one calls."""
+        return self.wants(address)
 
     def is_connected(self, node: Node) -> bool:
         return node.id in self._connections

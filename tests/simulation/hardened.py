@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-from pysyncobj.node import Node
+from pysyncobj.node import Node, TCPNode
 
 from tests.simulation.disk import Crashed
 from tests.simulation.endpoint import Endpoint
@@ -32,7 +32,7 @@ from vimraft.metadata.pysyncobj import identity, node, snapshot
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.environment import Environment, Job
 from vimraft.metadata.pysyncobj.gate import GatedTransport
-from vimraft.metadata.pysyncobj.handshake import Handshake, encode_frame
+from vimraft.metadata.pysyncobj.handshake import Handshake, Hello, encode_frame
 from vimraft.metadata.pysyncobj.members import parse_change
 from vimraft.metadata.pysyncobj.node import EXIT_BUG, Dead, NodeHooks, RaftNode
 from vimraft.metadata.pysyncobj.recovery import recover
@@ -57,6 +57,8 @@ class _Link(Endpoint):
     def __init__(self, machine: Machine, transport: "SimTransport") -> None:
         self._transport = transport
         self._handshakes: dict[str, tuple[Connection, Handshake]] = {}
+        self.contacts: tuple[str, ...] = ()
+        self.guests: dict[str, tuple[Node, Hello]] = {}
         super().__init__(
             machine,
             encode=encode,
@@ -67,9 +69,6 @@ class _Link(Endpoint):
         )
 
     def take(self, kind: str, connection: Connection, address: str, payload: Any) -> None:
-        node = self.nodes.get(address)
-        if node is None:
-            return
         if kind == "connected":
             self._begin(connection, address)
             return
@@ -84,11 +83,40 @@ class _Link(Endpoint):
             return  # of a link that this end has given up
         if kind == "message" and self._connections.get(address) is not connection and not connection.late:
             return
-        super().take(kind, connection, address, payload)
+        if address not in self.guests:
+            super().take(kind, connection, address, payload)
+        elif kind == "message":
+            self._received(self.guests[address][0], self._decode(payload))
+        elif self._connections.get(address) is connection:
+            del self._connections[address], self.guests[address]
+            self._disconnected(TCPNode(address))
+
+    # --- members that this node does not know yet ---------------------------------------------------
+
+    def wants(self, address: str) -> bool:
+        return address in (self.nodes or self.contacts)
+
+    def accepts(self, address: str) -> bool:
+        return True
+
+    def look_at_guests(self) -> None:
+        """As MemberTransport does."""
+        network = self._transport.network
+        for address, (_, peer) in list(self.guests.items()):
+            member = self.nodes.get(address)
+            if member is not None and network.knows(address, peer.node_id):
+                del self.guests[address]
+                self._connected(member)
+            elif peer.config_index <= network.config_index():
+                del self.guests[address]
+                self._connections.pop(address, None)
+                self._disconnected(TCPNode(address))
+                self._machine.network.break_connection(self._machine.address, address)
 
     def _begin(self, connection: Connection, address: str) -> None:
         machine = self._machine
-        dials = machine.address > address
+        other = connection.other(machine.address)
+        dials = self.wants(address) and (machine.address > address or not other.wants(machine.address))
         handshake = Handshake(
             self._transport.network,
             is_member=self.nodes.__contains__,
@@ -121,8 +149,15 @@ class _Link(Endpoint):
                 )
         elif step.up:
             del self._handshakes[address]
-            self._transport.clusters[address] = (handshake.peer.cluster, handshake.peer.generation)
-            super().take("connected", connection, address, None)
+            peer = handshake.peer
+            assert peer is not None
+            self._transport.clusters[address] = (peer.cluster, peer.generation, peer.birth)
+            if handshake.guest:
+                self._connections[address] = connection
+                self.guests[address] = (TCPNode(address), peer)
+            else:
+                self.guests.pop(address, None)
+                super().take("connected", connection, address, None)
 
 
 class _Background:
@@ -157,12 +192,22 @@ class SimTransport(GatedTransport):
         super().__init__(node, self_node, other_nodes)
         self.network = node.network
         self._refusals: dict[str, str] = {}
-        self.clusters: dict[str, tuple[str, int]] = {}
+        self.clusters: dict[str, tuple[str, int, str]] = {}
         self._clock = node.clock
         self._contacts: dict[Node, float] = {}
         self.endpoint = _Link(Hardened.world.current, self)
         for other in sorted(other_nodes, key=lambda other: str(other.id)):
             self.endpoint.add(other)
+        node.addOnTickCallback(self.endpoint.look_at_guests)
+
+    @property
+    def guests(self) -> frozenset[Node]:
+        return frozenset(node for node, _ in self.endpoint.guests.values())
+
+    def call_also(self, addresses: tuple[str, ...]) -> None:
+        self.endpoint.contacts = addresses
+        for address in addresses:
+            self.endpoint.call(address)
 
     def received(self, node: Node, message: Any) -> None:
         self._contacts[node] = self._clock()
@@ -175,8 +220,8 @@ class SimTransport(GatedTransport):
     def refused(self, address: str, why: str) -> None:
         self._refusals[address] = why
 
-    def cluster_of(self, node: Node) -> tuple[str, int]:
-        return self.clusters.get(node.id, ("", 0))
+    def cluster_of(self, node: Node) -> tuple[str, int, str]:
+        return self.clusters.get(node.id, ("", 0, ""))
 
     def last_contact(self, node: Node) -> float | None:
         return self._contacts.get(node)

@@ -219,7 +219,10 @@ class Machine:
     # --- messages --------------------------------------------------------------------------------------
 
     def wants(self, address: str) -> bool:
-        return self.up and self.endpoint is not None and address in self.endpoint.nodes
+        return self.up and self.endpoint is not None and self.endpoint.wants(address)
+
+    def accepts(self, address: str) -> bool:
+        return self.up and self.endpoint is not None and self.endpoint.accepts(address)
 
     def receive(self, item: tuple[str, Connection, str, Any]) -> None:
         self.inbox.append(item)

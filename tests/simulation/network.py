@@ -118,7 +118,7 @@ class Network:
 
     def _connect(self, a: str, b: str) -> None:
         first, second = self.machines[a], self.machines[b]
-        if not (first.wants(b) and second.wants(a)):
+        if not ((first.wants(b) and second.accepts(a)) or (second.wants(a) and first.accepts(b))):
             return  # whoever wants it later asks again
         known = self.connections.get((a, b))
         if known is not None and known.alive:

@@ -167,7 +167,6 @@ class LeaderFromLater(Undisturbed):
             leader.node.transferLeadership(TCPNode("n4:1"))
 
 
-@pytest.mark.xfail(strict=True, reason="it refuses the links of a leader that its own log does not know yet")
 def test_a_voter_that_slept_catches_up_from_a_leader_that_it_has_never_heard_of() -> None:
     report, world = run_seed(1, LeaderFromLater())
     assert any("n4 " in line and " leads " in line for line in world.lines())

@@ -209,9 +209,132 @@ def test_a_node_without_a_cluster_is_let_in_only_by_its_name_in_the_log(
     a, b = make(low, high), make(high, low, identity=FakeIdentity("new", cluster="", generation=0))
     assert "other-cluster" in refused(a, b, at=a, other=b)
     a.network.named = lambda address, node_id: (address, node_id) == (high, "new")
-    assert b.links.cluster_of(b.nodes[low]) == ("", 0)
+    assert b.links.cluster_of(b.nodes[low]) == ("", 0, "")
     linked(a, b)
-    assert b.links.cluster_of(b.nodes[low]) == (FakeIdentity("").cluster, 1)
+    assert b.links.cluster_of(b.nodes[low]) == (FakeIdentity("").cluster, 1, "")
+
+
+# --- guests ---------------------------------------------------------------------------------------
+
+
+def test_who_knows_newer_members_is_a_guest_until_it_is_a_member_here_too(
+    make: Make, two: tuple[str, str]
+) -> None:
+    low, high = two
+    a, b = make(low), make(high, low)
+    a.config_index, b.config_index = 7, 9
+    node = TCPNode(high)
+    run_until([a, b], lambda: b.sees(low) and a.links.guests == {node}, "a guest")
+    assert not a.connected, "nothing is sent to it as to a member"
+    a.nodes[high] = node
+    assert b.send(low, PING)
+    assert a.send(high, PING)
+    run_until([a, b], lambda: a.received and b.received, "messages both ways")
+    a.links.addNode(node)
+    run_until([a, b], lambda: a.connected, "a member")
+    assert not a.links.guests
+    assert a.known[high] == f"id-of-{high}"
+    assert b.connected == [low], "the link is the same"
+
+
+def test_a_guest_of_whom_the_log_says_nothing_goes(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low), make(high, low)
+    a.config_index, b.config_index = 7, 9
+    run_until([a, b], lambda: b.sees(low) and a.links.guests, "a guest")
+    a.config_index = 9
+    run_until([a, b], lambda: b.why(low), "a refusal")
+    assert "not-a-member" in b.why(low)
+    assert not a.links.guests
+
+
+def test_a_changed_identity_is_a_guest_only_if_it_knows_newer_members(
+    make: Make, two: tuple[str, str]
+) -> None:
+    low, high = two
+    a, b = make(low, high, known={high: "of its old disk"}), make(high, low)
+    a.config_index, b.config_index = 7, 7
+    assert "changed-identity" in refused(a, b, at=a, other=b)
+    b.config_index = 8
+    run_until([a, b], lambda: b.sees(low) and a.links.guests, "a guest")
+    assert a.links.guests == {TCPNode(high)}
+    assert not a.connected
+
+
+def test_the_lesser_address_calls_when_the_greater_one_does_not(
+    make: Make, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_transport, "OTHER_SIDE_S", 0.5)
+    low, high = two
+    a, b = make(low, high), make(high)
+    a.config_index, b.config_index = 9, 7
+    run_until([a, b], lambda: a.sees(high), "a link")
+    assert b.links.guests == {TCPNode(low)}
+    assert a.connected == [high]
+
+
+def test_when_both_call_the_link_of_the_greater_address_stays(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low, high), make(high, low)
+    linked(a, b)
+    second = call(high)
+    second.sendall(hello(low) + frame(encode_frame(Ready())))
+    closed_by_peer(second, [a, b])
+    second.close()
+    assert a.links.counters["up"] == b.links.counters["up"] == 1
+    assert b.connected == [low]
+    b.close()
+    b = make(high, low, known=b.known)
+    first = call(high)
+    first.sendall(hello(low) + frame(encode_frame(Ready())))
+    run_until([a, b], lambda: b.links.counters["up"] == 2, "the link of the greater address in its place")
+    closed_by_peer(first, [a, b])
+    first.close()
+    assert b.connected == [low]
+
+
+def test_a_joiner_calls_its_contacts_and_counts_nobody(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low, high), make(high)
+    a.config_index = 4
+    b.links.call_also((low,))
+    run_until([a, b], lambda: a.sees(high), "a link")
+    assert b.links.guests == {TCPNode(low)}
+    assert not b.connected
+
+
+# --- later generations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialler_is_newer", [True, False])
+def test_a_member_of_a_later_generation_ends_the_earlier_one(
+    make: Make, two: tuple[str, str], dialler_is_newer: bool
+) -> None:
+    low, high = two
+    later = FakeIdentity("later", generation=2, birth="x")
+    a = make(low, high, identity=None if dialler_is_newer else later)
+    b = make(high, low, identity=later if dialler_is_newer else None)
+    older = a if dialler_is_newer else b
+    run_until([a, b], lambda: older.superseded, "told")
+    assert older.superseded[0] == 2
+    assert not (b if dialler_is_newer else a).superseded
+    assert not a.connected
+
+
+def test_a_later_generation_of_a_stranger_means_nothing(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low), make(high, low, identity=FakeIdentity("later", generation=2, birth="x"))
+    run_until([a, b], lambda: b.why(low), "a refusal")
+    assert not a.superseded
+
+
+def test_two_generations_of_one_number_do_not_mix(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a = make(low, high, identity=FakeIdentity("x", generation=2, birth="x"))
+    b = make(high, low, identity=FakeIdentity("y", generation=2, birth="y"))
+    assert "of another recovery" in refused(a, b, at=b, other=a)
+    assert not a.superseded
+    assert not b.superseded
 
 
 def test_a_refusal_is_logged_once(

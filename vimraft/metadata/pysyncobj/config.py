@@ -71,6 +71,11 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 100
     """Less than a third of election_min_ms. Commands do not wait for it; a follower that fell behind does."""
     compaction_entries: int = 20_000
+    cluster: str = ""
+    """First start of a node that joins: the identity of the cluster, as the one who let it in has said, so
+    that it never comes into another. "": the first leader that knows this node tells."""
+    generation: int = 0
+    birth: str = ""
     tls: TlsFiles | None = None
     """Mutual TLS between the members. None: plain TCP, on loopback only, and only with:"""
     allow_plaintext: bool = False

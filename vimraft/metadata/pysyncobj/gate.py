@@ -52,10 +52,19 @@ class GatedTransport(Transport):
         del node
         return None
 
-    def cluster_of(self, node: Node) -> tuple[str, int]:
-        """(cluster, generation) that the other end of the link with it has named; ("", 0): unknown."""
+    def cluster_of(self, node: Node) -> tuple[str, int, str]:
+        """(cluster, generation, birth) that the other end of the link with it has named; "": unknown."""
         del node
-        return "", 0
+        return "", 0, ""
+
+    @property
+    def guests(self) -> frozenset[Node]:
+        """Linked with, but no members here (see handshake.py): heard, never counted."""
+        return frozenset()
+
+    def call_also(self, addresses: tuple[str, ...]) -> None:
+        """Whom to call as long as there is no member to talk to."""
+        del addresses
 
     def congested(self, node: Node) -> bool:
         """So much waits for it already that more should be sent later."""

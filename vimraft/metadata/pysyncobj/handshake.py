@@ -7,13 +7,19 @@ Ready or refuses too. Only then is the link up, at both ends. A stranger learns 
 Keeps: a message counts as a member's only if its cluster and generation are ours, its address is a member's,
 its node id is the one known for that address (a wiped disk under an old name has another), and with TLS its
 certificate is for that very address.
+
+A node that was away while members came and went knows none of those that came. They are let in as *guests*:
+they lead and ask for votes, as any member may whose log is ahead, but are not counted. A guest must know a
+newer change of the members than this node does; whoever does not was removed, or is not added yet.
+
+A member that tells of a later generation of this very cluster ends this node's part in the older one.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from vimraft.metadata.pysyncobj.wire import MAX_NUMBER, MAX_REASON_CHARS, WireError, decode_as, printable
 
@@ -36,6 +42,8 @@ class Identity(Protocol):
     def cluster(self) -> str: ...
     @property
     def generation(self) -> int: ...
+    @property
+    def birth(self) -> str: ...
 
 
 class TlsFiles(Struct, frozen=True):
@@ -48,6 +56,10 @@ class TlsFiles(Struct, frozen=True):
 
 def never(_address: str, _node_id: str) -> bool:
     return False
+
+
+def _ignore(_generation: int) -> None:
+    pass
 
 
 class NetworkIdentity(Struct):
@@ -65,6 +77,10 @@ class NetworkIdentity(Struct):
     """(address, node id): does the log itself name this id for that address? Only such a peer may not know
     its cluster yet."""
     release: str = ""
+    config_index: Callable[[], int] = int
+    """Log index of the newest change of the members that this node knows; 0: none."""
+    superseded: Callable[[int], None] = _ignore
+    """(generation): a member is in that later generation of this cluster."""
 
 
 class Hello(Struct, frozen=True, tag="hello"):
@@ -76,11 +92,16 @@ class Hello(Struct, frozen=True, tag="hello"):
     node_id: Text
     address: Text
     release: Text = ""
+    birth: Text = ""
+    config_index: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] = 0
 
 
 class Refusal(Struct, frozen=True, tag="refusal"):
     code: RefusalCode
     message: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
+    cluster: Text = ""
+    """Of the one who refuses, when the generation is why."""
+    generation: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] = 0
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -131,6 +152,8 @@ class Handshake:
         self._up = False
         self.peer: Hello | None = None
         """Whom the other end claims to be; true once the link is up."""
+        self.guest = False
+        """Let in without being a member here."""
 
     def hello(self) -> Hello:
         """The dialling side sends it first."""
@@ -142,6 +165,8 @@ class Handshake:
             node_id=identity.node_id,
             address=self._network.address,
             release=self._network.release,
+            birth=identity.birth,
+            config_index=self._network.config_index(),
         )
 
     def receive(self, data: bytes) -> Step:
@@ -150,6 +175,7 @@ class Handshake:
         if isinstance(frame, Refusal):
             if self._dialled is None and self.peer is None:
                 raise WireError("a refusal of nothing")
+            self._learn_from(frame)
             return Step(refused=f"refused by it as {frame.code}: {printable(frame.message)}")
         if isinstance(frame, Ready):
             if self._dialled is not None or self.peer is None:
@@ -160,7 +186,7 @@ class Handshake:
         self.peer = frame
         refusal = self._judge(frame)
         if refusal is not None:
-            refusal = Refusal(refusal.code, printable(refusal.message))
+            refusal = structs.replace(refusal, message=printable(refusal.message))
             return Step(send=refusal, refused=f"{refusal.code}: {refusal.message}")
         if self._dialled is None:
             return Step(send=self.hello())
@@ -186,23 +212,51 @@ class Handshake:
                 f"cluster {hello.cluster or '(none)'}, here {mine.cluster or '(none)'}: check raft.members, "
                 "or empty the data directory of the one that is to join, and join again",
             )
-        if hello.cluster and mine.cluster and hello.generation != mine.generation:
-            return Refusal(
-                "other-generation",
-                f"generation {hello.generation}, here {mine.generation}: the cluster was recovered or "
-                "restored since; empty the data directory of the older one and join again",
-            )
-        if not self._is_member(address):
+        if hello.cluster and mine.cluster:
+            theirs = (hello.generation, hello.birth)
+            if theirs != (mine.generation, mine.birth):
+                if hello.generation > mine.generation and self._is_member(address):
+                    self._network.superseded(hello.generation)
+                return self._other_generation(hello)
+        member = self._is_member(address)
+        if member and self._network.knows(address, hello.node_id):
+            return None
+        called = self._dialled is not None and not member  # a node that joins calls whom it was told to
+        if called or hello.config_index > self._network.config_index():
+            self.guest = True
+            return None
+        if not member:
             return Refusal("not-a-member", f"{address} is no member here: add it with vimraft site join")
-        if self._dialled is None and not self._network.address < address:
-            return Refusal("protocol", f"{self._network.address} is to be called by greater addresses only")
-        if not self._network.knows(address, hello.node_id):
-            return Refusal(
-                "changed-identity",
-                f"{address} has another node id than before (its disk was emptied or replaced): bring the "
-                "old disk back, or run there: vimraft site join --replace NAME",
-            )
-        return None
+        return Refusal(
+            "changed-identity",
+            f"{address} has another node id than before (its disk was emptied or replaced): bring the "
+            "old disk back, or run there: vimraft site join --replace NAME",
+        )
+
+    def _other_generation(self, hello: Hello) -> Refusal:
+        mine = self._network.identity
+        if hello.generation == mine.generation:
+            said = f"generation {mine.generation}, but of another recovery or restore than here"
+        else:
+            said = f"generation {hello.generation}, here {mine.generation}"
+        return Refusal(
+            "other-generation",
+            f"{said}: the cluster was recovered or restored since; whoever is to give its tables up runs: "
+            "vimraft site join --replace NAME",
+            cluster=mine.cluster,
+            generation=mine.generation,
+        )
+
+    def _learn_from(self, refusal: Refusal) -> None:
+        """Whoever leads a later generation calls none of the earlier one; it only refuses them."""
+        mine, dialled = self._network.identity, self._dialled
+        if refusal.code != "other-generation" or dialled is None or not self._is_member(dialled):
+            return
+        certified = self._certificate_addresses()
+        if certified is not None and dialled not in certified:
+            return
+        if mine.cluster and refusal.cluster == mine.cluster and refusal.generation > mine.generation:
+            self._network.superseded(refusal.generation)
 
     def _address_problem(self, hello: Hello) -> Refusal | None:
         """The address is the one that was called, and the one in the certificate."""

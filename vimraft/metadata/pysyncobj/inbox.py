@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 PING: Final = "vimraft_ping"
 STEP_ASIDE: Final = "vimraft_step_aside"
+GUESTS_MAY: Final = frozenset(
+    {PING, PRE_VOTE, "append_entries", "request_vote", "timeout_now", "apply_command_response"}
+)
+"""What is heard of those who are no members here yet (see handshake.py): nothing that would be counted."""
 
 
 class Inbox:
@@ -47,8 +51,14 @@ class Inbox:
     def receive(self, sender: Node, message: Any) -> None:
         kind = message.get("type") if isinstance(message, dict) else None
         handler = self._handlers.get(kind) if isinstance(kind, str) else None
-        if handler is not None and self._node.talks_to(sender):
+        if handler is not None and self._hears(sender, kind):
             handler(sender, message)
+
+    def _hears(self, sender: Node, kind: Any) -> bool:
+        node = self._node
+        if node.identity.superseded_by:
+            return False
+        return kind in GUESTS_MAY if sender in node.transport.guests else node.talks_to(sender)
 
     def _deliver(self, sender: Node, message: Message) -> None:
         self._node._SyncObj__onMessageReceived(sender, message)

@@ -4,10 +4,14 @@ May live here: which links there are, who dials, and what is known about each. P
 also serves admin commands and anonymous "readonly" peers to whoever connects; this one knows members only.
 Frames are connection.py's, who a peer is handshake.py's, what it says wire.py's.
 
-Of two nodes the one with the greater address dials. A link is reported up once both ends have accepted each
-other. A new link of a node replaces the old one, which is closed. The number of connections that have not
-yet shown who they are is bounded; the oldest gives way. A refusal is logged when its reason changes, not at
-each retry.
+Of two nodes the one with the greater address dials; the other one too once there has been no link for
+OTHER_SIDE_S, since the first may not know it (see guests in handshake.py). A link is reported up once both
+ends have accepted each other. A new link of a node replaces the old one, which is closed; but one that the
+greater address has dialled and that is alive stays when the other side dials too, so both ends keep the
+same. A guest's link is reported up when the guest becomes a member, and ends when this node knows as much
+of the members as the guest and the guest is none of them. The number of connections that have not yet shown
+who they are is bounded, and that of guests; the oldest gives way. A refusal is logged once, not at each
+retry.
 """
 
 import socket
@@ -15,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
-from pysyncobj.node import Node
+from pysyncobj.node import Node, TCPNode
 from pysyncobj.transport import TransportNotReadyError
 
 from vimraft.metadata.pysyncobj.config import CONNECTION_RETRY_S
@@ -45,6 +49,11 @@ PAUSED_S: Final = 0.5
 """After a pause of this process (SIGSTOP, a frozen guest) what peers said waits unread: it is read before
 anyone is called silent."""
 CONGESTED_BYTES: Final = 16 << 20
+OTHER_SIDE_S: Final = 3.0
+OTHER_SIDE_RETRY_S: Final = 1.0
+MAX_GUESTS: Final = 64
+MAX_LOGGED: Final = 8
+"""Reasons of refusals, for each member, whose repetition is silent."""
 
 
 class _Link:
@@ -54,8 +63,10 @@ class _Link:
         self.handshake = handshake
         self.node = node
         """Whom it was dialled for; after the handshake, who it is."""
+        self.dialled = node is not None
         self.connection: Connection
         self.up = False
+        self.guest = False
         self.announced = False
         """Logged as up: with the first message, since only then it is certain that a manager is there."""
 
@@ -79,10 +90,15 @@ class MemberTransport(GatedTransport):
         """At most one each: up, or being dialled."""
         self._unknown: dict[_Link, None] = {}
         """Handshake not over, oldest first."""
+        self._contacts: dict[str, Node] = {}
+        self._apart_since: dict[Node, float] = {}
+        """Members and contacts without a link."""
         self._next_dial: dict[Node, float] = {}
         self._dials: dict[Node, int] = {}
         self._last_contact: dict[Node, float] = {}
         self._refusals: dict[str, str] = {}
+        self._logged: dict[str, list[str]] = {}
+        self._guests: frozenset[Node] = frozenset()
         self._strangers = Strangers(self._clock)
         self._last_look = self._last_tick = self._clock()
         self._destroyed = False
@@ -104,11 +120,18 @@ class MemberTransport(GatedTransport):
         """When (node's clock) the last frame from it came."""
         return self._last_contact.get(node)
 
-    def cluster_of(self, node: Node) -> tuple[str, int]:
-        """(cluster, generation) that the other end of the link with it has named; ("", 0): unknown."""
+    def cluster_of(self, node: Node) -> tuple[str, int, str]:
+        """(cluster, generation, birth) that the other end of the link with it has named; "": unknown."""
         link = self._links.get(node)
         peer = link.handshake.peer if link is not None and link.up else None
-        return ("", 0) if peer is None else (peer.cluster, peer.generation)
+        return ("", 0, "") if peer is None else (peer.cluster, peer.generation, peer.birth)
+
+    @property
+    def guests(self) -> frozenset[Node]:
+        return self._guests
+
+    def call_also(self, addresses: tuple[str, ...]) -> None:
+        self._contacts = {address: TCPNode(address) for address in addresses}
 
     def is_connected(self, node: Node) -> bool:
         link = self._links.get(node)
@@ -144,9 +167,11 @@ class MemberTransport(GatedTransport):
     def addNode(self, node: Node) -> None:  # noqa: N802
         """A voter or an observer: links are the same."""
         self._nodes[node.id] = node
+        self._apart_since[node] = self._clock()
 
     def dropNode(self, node: Node) -> None:  # noqa: N802
         self._nodes.pop(node.id, None)
+        self._apart_since.pop(node, None)
         self._next_dial.pop(node, None)
         self._dials.pop(node, None)
         self._last_contact.pop(node, None)
@@ -193,6 +218,7 @@ class MemberTransport(GatedTransport):
         if self._listener is not None:
             self._listener.tick(now)
             self._dial_missing(now)
+        self._look_at_guests()
         for link in list(self._unknown):
             if now - link.connection.opened_at > HANDSHAKE_S:
                 self._drop(link, "no handshake in time")
@@ -201,12 +227,31 @@ class MemberTransport(GatedTransport):
                 self._drop(link, f"silent for {self._idle_s:.1f} s")
 
     def _dial_missing(self, now: float) -> None:
-        for address, node in self._nodes.items():
-            if node in self._links or not self._network.address > address:
+        for address, node in list((self._nodes or self._contacts).items()):
+            if node in self._links:
                 continue
-            if now >= self._next_dial.get(node, now):
-                self._next_dial[node] = now + CONNECTION_RETRY_S
+            first = self._network.address > address
+            apart_s = now - self._apart_since.setdefault(node, now)
+            if (first or apart_s >= OTHER_SIDE_S) and now >= self._next_dial.get(node, now):
+                self._next_dial[node] = now + (CONNECTION_RETRY_S if first else OTHER_SIDE_RETRY_S)
                 self._dial(node)
+
+    def _look_at_guests(self) -> None:
+        """Has this node learnt of them?"""
+        for node in self._guests:
+            link = self._links[node]
+            peer = link.handshake.peer
+            assert peer is not None
+            member = self._nodes.get(peer.address)
+            if member is not None and self._network.knows(peer.address, peer.node_id):
+                link.guest, link.node = False, member
+                self._note_guests()
+                self._onNodeConnected(member)
+            elif peer.config_index <= self._network.config_index():
+                self._drop(link, "no member")
+
+    def _note_guests(self) -> None:
+        self._guests = frozenset(node for node, link in self._links.items() if link.up and link.guest)
 
     def _dial(self, node: Node) -> None:
         found = self._resolver.find(node.id)
@@ -299,21 +344,41 @@ class MemberTransport(GatedTransport):
 
     def _up(self, link: _Link) -> None:
         peer = link.handshake.peer
-        node = None if peer is None else self._nodes.get(peer.address)
-        if peer is None or node is None:
+        assert peer is not None
+        link.guest = link.handshake.guest
+        node = self._nodes.get(peer.address)
+        if node is None and link.guest:
+            node = self._contacts.get(peer.address) or TCPNode(peer.address)
+        if node is None:
             self._drop(link, "no member any more")
             return
-        self._unknown.pop(link, None)
         old = self._links.get(node)
+        if old is not None and old is not link and self._stays(old, link, peer.address):
+            self._drop(link, "there is a link already")
+            return
+        self._unknown.pop(link, None)
         if old is not None and old is not link:
             self._drop(old, "replaced by a newer link")
         self._links[node] = link
         link.node, link.up = node, True
         link.connection.max_frame_bytes = MAX_FRAME_BYTES
         self._last_contact[node] = link.connection.heard_at
+        self._apart_since.pop(node, None)
         self._forget_refusal(node.id)
         self.counters["up"] += 1
-        self._onNodeConnected(node)
+        if link.guest:
+            self._note_guests()
+            if len(self._guests) > MAX_GUESTS:
+                guests = [other for other in self._links.values() if other.up and other.guest]
+                self._drop(guests[0], "too many guests")
+        else:
+            self._onNodeConnected(node)
+
+    def _stays(self, old: _Link, new: _Link, address: str) -> bool:
+        """Both ends decide the same: of two live ones, that of the greater address."""
+        own_first = self._network.address > address
+        alive = old.up and old.connection.quiet_since(self._clock()) < OTHER_SIDE_S
+        return alive and old.dialled == own_first and new.dialled != own_first
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -330,9 +395,14 @@ class MemberTransport(GatedTransport):
             self._strangers.refused(address or remote, remote, why)
         elif self._refusals.get(address) != why:
             self._refusals = {**self._refusals, address: why}
-            log.warning("raft.link_refused", peer=address, remote=remote, why=why)
+            logged = self._logged.setdefault(address, [])
+            if why not in logged:
+                logged.append(why)
+                del logged[:-MAX_LOGGED]
+                log.warning("raft.link_refused", peer=address, remote=remote, why=why)
 
     def _forget_refusal(self, address: str) -> None:
+        self._logged.pop(address, None)
         if address in self._refusals:
             self._refusals = {a: why for a, why in self._refusals.items() if a != address}
 
@@ -359,8 +429,12 @@ class MemberTransport(GatedTransport):
         if node is None or self._links.get(node) is not link:
             return
         del self._links[node]
+        if node.id in self._nodes:
+            self._apart_since.setdefault(node, self._clock())
         if link.up:
             link.up = False
+            if link.guest:
+                self._note_guests()
             if link.announced:
                 log.info("raft.link_down", peer=node.id, why=why)
             self._onNodeDisconnected(node)

@@ -27,10 +27,14 @@ CAUGHT_UP_ENTRIES: Final = 1_000
 class Configuration:
     """The members in force at this node."""
 
-    def __init__(self, base: Membership, entries: Iterable[tuple[bytes, int, int]], *, named: bool) -> None:
+    def __init__(
+        self, base: Membership, entries: Iterable[tuple[bytes, int, int]], *, named: bool, index: int = 0
+    ) -> None:
         """`base`: the members before the first of `entries` (command, index, term). `named`: the log names
-        them (they are a snapshot's), not only the directory's first list."""
+        them (they are a snapshot's), not only the directory's first list. `index`: of the change that made
+        them what they are; 0: none, or not known."""
         self._base = dict(base)
+        self._base_index = index
         self._named = named
         self._changes: list[tuple[int, bytes]] = []
         for command, index, _ in entries:
@@ -49,19 +53,28 @@ class Configuration:
         self._changes = [change for change in self._changes if change[0] < first]
         self._refold()
 
-    def restart(self, members: Membership) -> None:
+    def restart(self, members: Membership, index: int = 0) -> None:
         """A snapshot has replaced the log."""
-        self._base, self._named, self._changes = dict(members), True, []
+        self._base, self._base_index, self._named, self._changes = dict(members), index, True, []
         self._refold()
 
     def compact(self, last: int) -> None:
         """Entries up to `last` are in a snapshot now."""
-        self._base, self._named = self.at(last), True
+        self._base, self._base_index, self._named = self.at(last), self.index_at(last), True
         self._changes = [change for change in self._changes if change[0] > last]
 
     def at(self, index: int) -> dict[str, Member]:
         """As of that entry; not before the snapshot's."""
         return fold(self._base, (command for i, command in self._changes if i <= index))
+
+    def index_at(self, index: int) -> int:
+        """Of the newest change up to there; as `at`."""
+        return max([i for i, _ in self._changes if i <= index], default=self._base_index)
+
+    @property
+    def index(self) -> int:
+        """Of the newest change, wherever it is kept; 0: none, or not known."""
+        return self._changes[-1][0] if self._changes else self._base_index
 
     @property
     def last_change(self) -> int:

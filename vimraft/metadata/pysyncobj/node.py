@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 from pysyncobj import FAIL_REASON, SyncObj
 from pysyncobj.node import Node
 
@@ -31,7 +31,7 @@ from vimraft.metadata.pysyncobj.environment import Environment
 from vimraft.metadata.pysyncobj.errors import SyncFailed
 from vimraft.metadata.pysyncobj.handover import HandOver
 from vimraft.metadata.pysyncobj.handshake import NetworkIdentity
-from vimraft.metadata.pysyncobj.identity import adopt
+from vimraft.metadata.pysyncobj.identity import adopt, supersede
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
 from vimraft.metadata.pysyncobj.intake import Answer, Intake
 from vimraft.metadata.pysyncobj.journal_hook import handing
@@ -96,6 +96,8 @@ class RaftNode(SyncObj):
             tls=config.tls,
             knows=self.acquaintances.knows,
             named=self.acquaintances.named,
+            config_index=lambda: self.configuration.index,
+            superseded=self._supersede,
         )
         self._hooks = hooks
         self._environment = environment
@@ -152,6 +154,7 @@ class RaftNode(SyncObj):
         for verb in ("status", "add", "remove", "set_version", "transfer"):
             self.transport.setOnUtilityMessageCallback(verb, None)
         self.addOnTickCallback(self._durability.settle)
+        self.transport.call_also(self.peers.contacts)
         self.peers.reconcile()
 
     # --- commands, from any thread ----------------------------------------------------------------
@@ -251,7 +254,7 @@ class RaftNode(SyncObj):
         if now < self._next_ping:
             return
         self._next_ping = now + self.config.connection_timeout_ms / 1000 / PINGS_PER_TIMEOUT
-        for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
+        for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes | self.transport.guests:
             self.send(node, {"type": PING})
 
     def end_for_data(self, why: str) -> NoReturn:
@@ -309,7 +312,20 @@ class RaftNode(SyncObj):
         if not self.identity.cluster:
             self._adopt(self.transport.cluster_of(leader))
 
-    def _adopt(self, cluster: tuple[str, int]) -> None:
+    def _supersede(self, generation: int) -> None:
+        """A member is in a later generation: what this one decides would be lost, so it decides nothing."""
+        if self.identity.superseded_by >= generation:
+            return
+        try:
+            self.identity = supersede(self._environment.disk, self.identity, generation)
+        except OSError as error:
+            log.error("raft.identity_not_written", problem=str(error))
+            self.identity = structs.replace(self.identity, superseded_by=generation)
+        self.network.identity = self.identity
+        self.elections.lost_leader()
+        self.step_down(f"generation {generation} of this cluster is in force")
+
+    def _adopt(self, cluster: tuple[str, int, str]) -> None:
         """A node that joins: the first leader that knows it tells which cluster it has come into."""
         if not cluster[0]:
             return
@@ -384,7 +400,8 @@ class RaftNode(SyncObj):
     @property
     def barred(self) -> bool:
         """It must not have a part in any election: it might be somebody who has forgotten."""
-        return bool(self.peers.formation.waits_for()) or not self.configuration.members
+        known = bool(self.configuration.members) and not self.identity.superseded_by
+        return not known or bool(self.peers.formation.waits_for())
 
     def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802
         super()._SyncObj__onNodeConnected(peer)
@@ -500,7 +517,16 @@ class RaftNode(SyncObj):
     def _current(self, previous: LogEntry, last: LogEntry) -> Snapshot:
         members = tuple(self.configuration.at(last[1]).values())
         identity = self.identity
-        return Snapshot(members, previous, last, self.state, identity.cluster, identity.generation)
+        return Snapshot(
+            members=members,
+            previous=previous,
+            last=last,
+            state=self.state,
+            cluster=identity.cluster,
+            generation=identity.generation,
+            birth=identity.birth,
+            config_index=self.configuration.index_at(last[1]),
+        )
 
     def _wants(self, snapshot: Snapshot) -> bool:
         if self.identity.cluster and snapshot.cluster not in ("", self.identity.cluster):
@@ -512,7 +538,8 @@ class RaftNode(SyncObj):
 
     def _install(self, snapshot: Snapshot) -> None:
         self.state = snapshot.state
-        self.configuration.restart({member.address: member for member in snapshot.members})
+        members = {member.address: member for member in snapshot.members}
+        self.configuration.restart(members, snapshot.config_index)
 
     @property
     def known_members(self) -> dict[str, Member]:

@@ -79,14 +79,21 @@ def holds_log(raft_dir: Path) -> bool:
 
 
 def write_generation(
-    directory: Path, state: State, *, self_address: str, cluster: str, generation: int, after: Found | None
+    directory: Path,
+    state: State,
+    *,
+    self_address: str,
+    cluster: str,
+    generation: int,
+    after: Found | None,
+    birth: str = "",
 ) -> None:
     """A Raft directory with exactly these tables and this node as the only voter. `after`: the log that it
     goes on from, whose indices it continues. Raises SyncFailed, OSError."""
     index = 2 if after is None else max(2, after.last_index)
     term = 1 if after is None else max(1, after.term)
     identity = identities.make((self_address,))
-    identity = Identity(identity.node_id, cluster, generation)
+    identity = Identity(identity.node_id, cluster, generation, birth)
     # Not the entries themselves: a membership change among them would be in force again.
     previous: LogEntry = (_NO_OP, index - 1, term)
     last: LogEntry = (_NO_OP, index, term)
@@ -100,6 +107,8 @@ def write_generation(
             state=state,
             cluster=cluster,
             generation=generation,
+            birth=birth,
+            config_index=index,
         ),
         identity,
     )

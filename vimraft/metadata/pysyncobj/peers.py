@@ -40,7 +40,9 @@ class Peers:
             voters_at(self._initial) if snapshot is None else by_address(snapshot.members),
             found.journal[:],
             named=snapshot is not None,
+            index=0 if snapshot is None else snapshot.config_index,
         )
+        self.contacts = tuple(a for a in found.contacts if a != node.config.self_address)
         self.acquaintances = Acquaintances(
             dict(found.node_ids), lambda: self.configuration.members, self._save
         )
@@ -166,4 +168,4 @@ class Peers:
     def _save(self, node_ids: dict[str, str]) -> None:
         latest = tuple(member for _, member in sorted(self.configuration.members.items()))
         met = tuple(sorted(self.formation.met))
-        save_members(self._disk, MembersFile(self._initial, latest, node_ids, met=met))
+        save_members(self._disk, MembersFile(self._initial, latest, node_ids, self.contacts, met))

@@ -15,7 +15,7 @@ import zlib
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vimraft.metadata.pysyncobj import identity as identities
 from vimraft.metadata.pysyncobj import legacy, records
@@ -50,12 +50,15 @@ _LEFT_OVER: Final = ("snapshot.new", "snapshot.incoming", "journal.new")
 class Recovered(Struct, frozen=True):
     snapshot: Snapshot | None
     initial_members: tuple[str, ...]
-    """The voters when this directory was new: what the log began with, if there is no snapshot."""
+    """The voters when this directory was new: what the log began with, if there is no snapshot. None at a
+    node that joined."""
     members: dict[str, Member]
     """In force now: the latest configuration in the log."""
     identity: Identity
     node_ids: dict[str, str]
     """Address → id of the node that was met there."""
+    contacts: tuple[str, ...]
+    """Whom a node that joins calls."""
     met: tuple[str, ...]
     """Of `initial_members`: who has been met (see formation.py)."""
     journal: DurableJournal
@@ -98,6 +101,7 @@ def recover(disk: Disk, config: PySyncObjConfig) -> Recovered:
         members,
         identity,
         dict(remembered.node_ids),
+        remembered.contacts,
         remembered.met,
         journal,
     )
@@ -116,9 +120,17 @@ def _first_start(disk: Disk, config: PySyncObjConfig) -> Identity:
                 "managers that form the cluster, or join a running one"
             )
         members = tuple(sorted(set(config.members)))
-        remembered = MembersFile(members, tuple(Member(address) for address in members))
+        if config.self_address in members:
+            remembered = MembersFile(members, tuple(Member(address) for address in members))
+        else:  # members may have come and gone: only the log knows them
+            remembered = MembersFile((), contacts=members)
         save_members(disk, remembered)
-    identity = identities.make(remembered.initial, forming=config.self_address in remembered.initial)
+    forming = config.self_address in remembered.initial
+    identity = identities.make(remembered.initial, forming=forming)
+    if not forming and config.cluster:
+        identity = structs.replace(
+            identity, cluster=config.cluster, generation=config.generation, birth=config.birth
+        )
     create_journal(disk, identity.stamp)._destroy()
     identities.save(disk, identity)
     return identity
@@ -133,14 +145,21 @@ def _same_cluster(disk: Disk, identity: Identity, snapshot: Snapshot | None) -> 
     if snapshot is None or not snapshot.cluster:
         return identity
     if not identity.cluster:
-        return identities.adopt(disk, identity, snapshot.cluster, snapshot.generation)
-    if (snapshot.cluster, snapshot.generation) != (identity.cluster, identity.generation):
+        return identities.adopt(disk, identity, snapshot.cluster, snapshot.generation, snapshot.birth)
+    if _life(snapshot) != _life(identity):
         raise CorruptData(
-            f"{disk.describe(SNAPSHOT)}: is of cluster {snapshot.cluster}, generation {snapshot.generation}; "
-            f"{disk.describe(IDENTITY)} says {identity.cluster}, {identity.generation}: files of two "
-            f"directories have been mixed. {REMEDY}"
+            f"{disk.describe(SNAPSHOT)}: is of cluster {_said(snapshot)}; {disk.describe(IDENTITY)} says "
+            f"{_said(identity)}: files of two directories have been mixed. {REMEDY}"
         )
     return identity
+
+
+def _life(of: Snapshot | Identity) -> tuple[str, int, str]:
+    return of.cluster, of.generation, of.birth
+
+
+def _said(of: Snapshot | Identity) -> str:
+    return f"{of.cluster}, generation {of.generation}" + (f" ({of.birth})" if of.birth else "")
 
 
 def _align(disk: Disk, snapshot: Snapshot | None, journal: DurableJournal) -> None:
@@ -195,7 +214,7 @@ def rewrite(disk: Disk, snapshot: Snapshot, identity: Identity) -> None:
     returns) what it held before, or this at the next start. Nobody may have it open.
 
     Raises SyncFailed, OSError."""
-    assert (snapshot.cluster, snapshot.generation) == (identity.cluster, identity.generation)
+    assert _life(snapshot) == _life(identity)
     data = encode_snapshot(snapshot)
     write_durably(disk, REPLACEMENT, msgspec.msgpack.encode(_Replacement(zlib.crc32(data), identity, data)))
     _finish_rewrite(disk)

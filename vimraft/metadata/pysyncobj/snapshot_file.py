@@ -44,6 +44,9 @@ class Snapshot(Struct, frozen=True):
     cluster: str = ""
     """"" and 0 in snapshots of the first release, which knew neither."""
     generation: int = 0
+    birth: str = ""
+    config_index: int = 0
+    """Log index of the change that made the members what they are; 0: not known."""
 
     @property
     def index(self) -> int:
@@ -56,6 +59,8 @@ class _Head(Struct, frozen=True, array_like=True):
     last: LogEntry
     cluster: str
     generation: int
+    birth: str = ""
+    config_index: int = 0
 
 
 class _FirstPayload(Struct, frozen=True, array_like=True):
@@ -72,7 +77,15 @@ _first_payload = msgspec.msgpack.Decoder(_FirstPayload)
 def _payload_pieces(snapshot: Snapshot) -> Iterator[bytes]:
     members = sorted(snapshot.members, key=lambda member: member.address)
     head = msgspec.msgpack.encode(
-        _Head(members, snapshot.previous, snapshot.last, snapshot.cluster, snapshot.generation)
+        _Head(
+            members,
+            snapshot.previous,
+            snapshot.last,
+            snapshot.cluster,
+            snapshot.generation,
+            snapshot.birth,
+            snapshot.config_index,
+        )
     )
     yield _LENGTH.pack(len(head)) + head
     yield from encode_state_pieces(snapshot.state)
@@ -127,7 +140,16 @@ def _decode_payload(payload: memoryview) -> Snapshot:
     end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     head = _head.decode(payload[_LENGTH.size : end])
     state = decode_state(bytes(payload[end:]))
-    return Snapshot(tuple(head.members), head.previous, head.last, state, head.cluster, head.generation)
+    return Snapshot(
+        members=tuple(head.members),
+        previous=head.previous,
+        last=head.last,
+        state=state,
+        cluster=head.cluster,
+        generation=head.generation,
+        birth=head.birth,
+        config_index=head.config_index,
+    )
 
 
 def _decode_first(payload: memoryview) -> Snapshot:

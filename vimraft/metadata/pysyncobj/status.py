@@ -17,6 +17,7 @@ def status_of(node: "RaftNode", now_s: float) -> LogStatus:
     leader = node._getLeader()
     own = node.configuration.members.get(node.config.self_address)
     role: MemberRole = "joining" if own is None else "voter" if own.voter else "observer"
+    own_voter = own is not None and own.voter
     peers = tuple(_peer(node, address, now_s) for address in _others(node))
     return LogStatus(
         self_address=node.config.self_address,
@@ -28,7 +29,7 @@ def status_of(node: "RaftNode", now_s: float) -> LogStatus:
         raft_commit=node.raftCommitIndex,
         log_entries=node._getRaftLogSize(),
         role=role,
-        problem=node.disk_problem or node.peers.formation.problem or _all_refuse(peers),
+        problem=_problem(node, peers, heard=not own_voter or node.has_quorum(now_s)),
         node_id=node.identity.node_id,
         cluster=node.network.identity.cluster,
         generation=node.identity.generation,
@@ -52,6 +53,26 @@ def _peer(node: "RaftNode", address: str, now_s: float) -> PeerStatus:
         match_index=node._SyncObj__raftMatchIndex.get(peer) if node._isLeader() else None,
         refused=node.transport.refusals.get(address, ""),
     )
+
+
+def _problem(node: "RaftNode", peers: tuple[PeerStatus, ...], *, heard: bool) -> str:
+    """`heard`: it has a leader, or is none of those who choose one."""
+    later = node.identity.superseded_by
+    superseded = later and (
+        f"generation {later} of this cluster is in force, and this manager has the tables of generation "
+        f"{node.identity.generation}: it decides nothing any more. To come back run here: "
+        "vimraft site join --replace NAME"
+    )
+    formation = node.peers.formation.problem
+    return node.disk_problem or superseded or formation or _all_refuse(peers) or _unheard(peers, heard)
+
+
+def _unheard(peers: tuple[PeerStatus, ...], heard: bool) -> str:
+    """Such as while members that came meanwhile are not let in, or do not let this one in."""
+    refused = [peer for peer in peers if peer.voter and peer.refused and not peer.connected]
+    if heard or not refused:
+        return ""
+    return f"hears no leader, and {refused[0].address} has no link: {refused[0].refused}"
 
 
 def _all_refuse(peers: tuple[PeerStatus, ...]) -> str:
