@@ -295,6 +295,8 @@ class JoinReply(Struct, frozen=True):
     cluster: str = ""
     """Identity of the log's cluster, which every Raft link shows."""
     generation: int = 0
+    birth: str = ""
+    """Which of several lives of that number."""
     role: str = "joining"
     """What it is in the log now."""
     note: str = ""

@@ -6,6 +6,8 @@ time is ever taken for something of the new one:
 
 - The index jumps to the next multiple of GENERATION_STEP, above any index of the lost time, and every
   epoch with it: requests, maps and floors of the lost time are older than all that follows (INV-2, INV-5).
+  A random offset is added, since two survivors may do this independently: an epoch of the one is then
+  none of the other.
 - Space that is free in these tables may hold data of volumes built in the lost time. It goes back to the pool
   as a deleted volume's does: through a release, which the manager of its site confirms once it reads as
   zeros (INV-5). Such a release names no volume. A real volume whose manager never returns can be removed
@@ -29,13 +31,16 @@ from vimraft.core.tables import MapChange, RealVolume, Release, Segment, State
 
 GENERATION_STEP: Final = 10**12
 """More commands than any cluster applies in a generation (six years at 5,000 a second)."""
+OFFSETS: Final = 10**11
 NO_VOLUME: Final = VolumeName("")
 """In a release: space of no volume known here."""
 
 
-def reborn(state: State, *, at_ms: int, who: str, what: str) -> State:
-    """`state` as the first tables of a generation; `what` goes into the history."""
-    index = (state.index // GENERATION_STEP + 1) * GENERATION_STEP
+def reborn(state: State, *, at_ms: int, who: str, what: str, offset: int = 0) -> State:
+    """`state` as the first tables of a generation; `what` goes into the history. `offset`: random, of
+    OFFSETS."""
+    assert 0 <= offset < OFFSETS
+    index = (state.index // GENERATION_STEP + 1) * GENERATION_STEP + offset
     volumes = {v.name: msgspec.structs.replace(v, epoch=index) for v in state.volumes.values()}
     managers = {
         m.name: msgspec.structs.replace(m, level=max(m.level, levels.LATEST)) for m in state.managers.values()

@@ -69,6 +69,8 @@ class LogStatus(Struct, frozen=True):
     """Identity of the cluster; not the tables' `cluster_id`: it exists before the tables do."""
     generation: int = 0
     """+1 each time the cluster was made anew from one survivor or a backup."""
+    birth: str = ""
+    """Random, of that making; "": the first generation."""
     peers: tuple[PeerStatus, ...] = ()
     """Every other member, sorted by address."""
 

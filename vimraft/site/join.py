@@ -41,6 +41,8 @@ class Joined(msgspec.Struct, frozen=True):
     api_urls: tuple[str, ...] = ()
     cluster: str = ""
     generation: int = 0
+    birth: str = ""
+    """With which it begins: it never comes into another cluster, or another life of this one."""
     observer: bool = False
     seated: bool = False
     """It has been in the log. One that is not (any more) was removed, and must not bring itself back."""
@@ -73,6 +75,7 @@ def _join_locked(config: Config, via_url: str, token: str, *, observer: bool, re
         api_urls=reply.api_urls,
         cluster=reply.cluster,
         generation=reply.generation,
+        birth=reply.birth,
         observer=observer,
         seated=seated,
     )

@@ -28,7 +28,7 @@ from vimraft.site.backups import remember_run
 from vimraft.site.catalogue import Catalogue
 from vimraft.site.config import Config, ConfigError, load_config, split_address
 from vimraft.site.directory import StartError, locked, write_durably
-from vimraft.site.join import read_joined
+from vimraft.site.join import Joined, read_joined
 from vimraft.site.manager import SiteManager
 from vimraft.site.supervisor import AddressInUse
 from vimraft.site.upgrade import backup_before_upgrade
@@ -111,7 +111,7 @@ async def _open_log(config: Config) -> Log:
             "or join a running one with: vimraft site join (with --replace if its disk was lost)"
         )
     try:
-        return await _open_pysyncobj(config, members)
+        return await _open_pysyncobj(config, members, joined)
     except LogError as error:
         raise StartError(str(error)) from None
 
@@ -121,11 +121,14 @@ def _tls_files(config: Config) -> TlsFiles | None:
     return None if tls is None else TlsFiles(ca=str(tls.ca), cert=str(tls.cert), key=str(tls.key))
 
 
-async def _open_pysyncobj(config: Config, members: set[str]) -> Log:
+async def _open_pysyncobj(config: Config, members: set[str], joined: Joined | None) -> Log:
     return await open_log(
         PySyncObjConfig(
             self_address=config.network.raft,
             members=tuple(sorted(members)),
+            cluster=joined.cluster if joined is not None else "",
+            generation=joined.generation if joined is not None else 0,
+            birth=joined.birth if joined is not None else "",
             data_dir=config.data_dir,
             election_min_ms=config.raft.election_min_ms,
             election_max_ms=config.raft.election_max_ms,

@@ -106,6 +106,7 @@ class MemberOperations:
             api_urls=tuple(sorted(m.api_url for m in others)),
             cluster=raft.cluster,
             generation=raft.generation,
+            birth=raft.birth,
             role=role,
             note=note,
         )

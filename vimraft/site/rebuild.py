@@ -9,6 +9,7 @@ directory or the new one in force, see `directory`.
 `carry_out` does it. May live here: these two ways, and the facts about what is lost.
 """
 
+import secrets
 import time
 from pathlib import Path
 from typing import Final, Literal
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from vimraft import __version__
 from vimraft.core.levels import LATEST
-from vimraft.core.rebirth import reborn
+from vimraft.core.rebirth import OFFSETS, reborn
 from vimraft.core.tables import State
 from vimraft.metadata.backup import MAX_BACKUP_BYTES, BackupHeader, BadBackup, decode_backup, problems
 from vimraft.metadata.port import LogError
@@ -174,7 +175,10 @@ def carry_out(config: Config, prepared: Prepared, who: str) -> Done:
     """Raises OSError, StartError; then the directory is what it was."""
     survey = prepared.survey
     what = "recovered" if survey.action == "recover" else "restored"
-    state = reborn(prepared.state, at_ms=int(time.time() * 1e3), who=who, what=what)
+    state = reborn(
+        prepared.state, at_ms=int(time.time() * 1e3), who=who, what=what, offset=secrets.randbelow(OFFSETS)
+    )
+    birth = offline.new_birth()
 
     def build(directory: Path) -> None:
         offline.write_generation(
@@ -184,6 +188,7 @@ def carry_out(config: Config, prepared: Prepared, who: str) -> Done:
             cluster=prepared.cluster,
             generation=survey.generation,
             after=prepared.after,
+            birth=birth,
         )
 
     raft = config.data_dir / "raft"

@@ -29,6 +29,15 @@ def test_index_and_epochs_are_above_all_of_the_lost_time():
     assert not after.leases
 
 
+def test_two_that_go_on_from_the_same_tables_share_no_epoch():
+    state = busy_tables().state
+    one, two = (reborn(state, at_ms=5, who="root", what="recovered", offset=offset) for offset in (7, 10**9))
+    assert one.index == GENERATION_STEP + 7
+    assert {v.epoch for v in one.volumes.values()}.isdisjoint(v.epoch for v in two.volumes.values())
+    following = reborn(two, at_ms=6, who="root", what="recovered", offset=1)
+    assert following.index == 2 * GENERATION_STEP + 1
+
+
 def test_volumes_keep_their_place():
     before = busy_tables().state
     after = again(before).state

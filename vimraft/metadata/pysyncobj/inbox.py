@@ -153,7 +153,7 @@ class Inbox:
         if matched.conflict is not None and matched.conflict <= decided:
             node.end_for_data(
                 f"{sender.id} has another entry {matched.conflict}, which is decided here: this node's log "
-                "is not the cluster's. Remove this manager, empty its data directory and join again"
+                "is not the cluster's. Run there: vimraft site join --replace NAME"
             )
         self._deliver(sender, matched.message)
         for command, index, _ in matched.message.get("entries", ()):

@@ -123,6 +123,11 @@ def generation_of(raft_dir: Path) -> int:
     return identity.generation if identity is not None else 0
 
 
+def new_birth() -> str:
+    """What tells this generation from another of the same number."""
+    return identities.new_birth()
+
+
 def cluster_of(members: tuple[str, ...]) -> str:
     """Identity of a cluster that these form together."""
     return identities.cluster_of(members)

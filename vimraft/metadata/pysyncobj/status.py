@@ -33,6 +33,7 @@ def status_of(node: "RaftNode", now_s: float) -> LogStatus:
         node_id=node.identity.node_id,
         cluster=node.network.identity.cluster,
         generation=node.identity.generation,
+        birth=node.identity.birth,
         peers=peers,
     )
 
