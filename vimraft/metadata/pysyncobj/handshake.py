@@ -210,7 +210,7 @@ class Handshake:
             return Refusal(
                 "other-cluster",
                 f"cluster {hello.cluster or '(none)'}, here {mine.cluster or '(none)'}: check raft.members, "
-                "or empty the data directory of the one that is to join, and join again",
+                "or have the one that is to join run: vimraft site join --replace NAME",
             )
         if hello.cluster and mine.cluster:
             theirs = (hello.generation, hello.birth)

@@ -394,9 +394,6 @@ class RaftNode(SyncObj):
     def talks_to(self, peer: Node) -> bool:
         return peer in self._SyncObj__otherNodes or peer in self._SyncObj__readonlyNodes
 
-    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
-        self._outbox.send()
-
     @property
     def barred(self) -> bool:
         """It must not have a part in any election: it might be somebody who has forgotten."""
@@ -406,6 +403,9 @@ class RaftNode(SyncObj):
     def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802
         super()._SyncObj__onNodeConnected(peer)
         self.peers.formation.meet(peer.id)
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        self._outbox.send()
 
     def _SyncObj__onNodeDisconnected(self, peer: Node) -> None:  # noqa: N802
         super()._SyncObj__onNodeDisconnected(peer)
