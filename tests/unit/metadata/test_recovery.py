@@ -1,8 +1,11 @@
 """What a restart makes of a directory, whatever a crash or a bad disk has left of it."""
 
+import json
 import random
+import zlib
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.raft_directories import (
@@ -25,9 +28,11 @@ from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj import identity as identities
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.errors import CorruptData, Misconfigured
-from vimraft.metadata.pysyncobj.identity import Identity, cluster_of
+from vimraft.metadata.pysyncobj.identity import Identity, cluster_of, supersede
 from vimraft.metadata.pysyncobj.journal import open_journal
 from vimraft.metadata.pysyncobj.members import (
+    MEMBERS,
+    MEMBERSHIP_ENTRY,
     Change,
     Member,
     MembersFile,
@@ -446,3 +451,46 @@ def test_the_member_list_keeps_the_node_ids_and_reads_the_first_form() -> None:
         disk.put("members.json", bad)
         with pytest.raises(CorruptData, match="not a member list"):
             load_members(disk)
+
+
+def test_fields_of_a_later_release_are_ignored_and_a_flipped_bit_is_not() -> None:
+    disk = SimDisk()
+    content = MembersFile((A, B), (Member(A, "a"),), {A: "a"}, contacts=(C,), met=(B,))
+    save_members(disk, content)
+    fields = json.loads(disk.contents(MEMBERS) or b"")
+    del fields["check"]
+    fields["later"] = {"known": [1, 2]}
+    data = msgspec.json.encode(fields, order="sorted")
+    disk.put(MEMBERS, msgspec.json.encode({**fields, "check": zlib.crc32(data)}))
+    assert load_members(disk) == content
+    disk.put(MEMBERS, (disk.contents(MEMBERS) or b"").replace(B.encode(), b"127.0.0.1:9"))
+    with pytest.raises(CorruptData, match="checksum"):
+        load_members(disk)
+    assert parse_change(encode_change("add", A, "a")) == Change("add", A, "a")
+    later = MEMBERSHIP_ENTRY + msgspec.msgpack.encode(["add", A, "a", "later"])
+    assert parse_change(later) == Change("add", A, "a")
+
+
+def test_a_node_that_joins_has_contacts_and_no_members_and_the_cluster_that_it_was_told() -> None:
+    disk = SimDisk()
+    config = PySyncObjConfig(
+        self_address=D, members=(A, B), data_dir=CONFIG.data_dir, cluster="theirs", generation=2, birth="x"
+    )
+    found = recover(disk, config)
+    assert (found.initial_members, found.members, found.contacts) == ((), {}, (A, B))
+    assert (found.identity.cluster, found.identity.generation, found.identity.birth) == ("theirs", 2, "x")
+    close(found)
+    again = recover(disk, CONFIG)  # whatever the configuration says now
+    assert (again.identity, again.contacts) == (found.identity, found.contacts)
+    close(again)
+
+
+def test_a_generation_that_is_over_stays_over() -> None:
+    disk = SimDisk()
+    found = recover(disk, CONFIG)
+    close(found)
+    supersede(disk, found.identity, 3)
+    again = recover(disk, CONFIG)
+    assert again.identity.superseded_by == 3
+    assert again.identity.node_id == found.identity.node_id
+    close(again)
