@@ -53,12 +53,12 @@ class Intake:
         node, queue = self._node, self._queue
         if node.hand_over.under_way and node._isLeader():
             return False  # the next leader could not catch up
-        before = node.last_index
+        leading, before = node._isLeader(), node.last_index
         for _ in range(MAX_TAKEN_PER_ROUND):
             if not queue:
                 break
             command, callback = queue.popleft()
-            if node._isLeader():
+            if leading:
                 self._append(command, callback)
             elif node._getLeader() is None:
                 self._refuse(callback, FAIL_REASON.MISSING_LEADER)

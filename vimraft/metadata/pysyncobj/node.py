@@ -23,6 +23,7 @@ from pysyncobj.node import Node
 
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
+from vimraft.metadata.pysyncobj import commits
 from vimraft.metadata.pysyncobj.compaction import Compaction
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
@@ -219,6 +220,7 @@ class RaftNode(SyncObj):
             self._SyncObj__raftElectionDeadline = now + self.config.election_max_ms / 1000
         self._last_pump = now
         self._durability.settle()
+        commits.advance(self)
         self.doTick(min(wait_s, COMMIT_SYNC_S) if self._durability.commit_waits else wait_s)
         if self.dead:
             raise Dead
