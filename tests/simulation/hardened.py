@@ -29,12 +29,13 @@ from tests.simulation.tables import TablesApplication
 from tests.simulation.world import World
 from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj import identity, node, snapshot
+from vimraft.metadata.pysyncobj.applying import EXIT_BUG
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.environment import Environment, Job
 from vimraft.metadata.pysyncobj.gate import GatedTransport
 from vimraft.metadata.pysyncobj.handshake import Handshake, Hello, encode_frame
 from vimraft.metadata.pysyncobj.members import parse_change
-from vimraft.metadata.pysyncobj.node import EXIT_BUG, Dead, NodeHooks, RaftNode
+from vimraft.metadata.pysyncobj.node import Dead, NodeHooks, RaftNode
 from vimraft.metadata.pysyncobj.recovery import recover
 from vimraft.metadata.pysyncobj.wire import decode, encode
 

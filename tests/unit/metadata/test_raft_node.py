@@ -351,7 +351,7 @@ def test_with_a_full_disk_a_leader_steps_down_and_nothing_is_promised(bench: Ben
     assert not bench.said("next_node_idx")
     assert not bench.said("response_vote")
     disk.full = False
-    bench.node._durability._retry_s = 0.0
+    bench.node.durability._retry_s = 0.0
     bench.receive(bench.entries(b"\x00a", term=term, after=length - 1))
     bench.run(2)
     assert not bench.node.disk_problem
@@ -373,7 +373,7 @@ def test_the_commit_index_is_in_the_file_before_anything_is_applied(bench: Bench
     bench.receive(bench.entries(b"\x00a"))
     bench.run()
     bench.receive({**bench.entries(), "commit_index": bench.node.last_index})
-    bench.node._hooks = NodeHooks(
+    bench.node.hooks = NodeHooks(
         apply=lambda state, data: (written.append(not bench.node.journal.unwritten), (state, b""))[1],  # type: ignore[func-returns-value]
         fatal=lambda *_: None,
         changed=lambda: None,

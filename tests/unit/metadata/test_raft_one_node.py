@@ -13,7 +13,7 @@ from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State, Storage
 from vimraft.metadata.port import Unavailable, UnknownOutcome
 from vimraft.metadata.pysyncobj import PySyncObjConfig, open_log
-from vimraft.metadata.pysyncobj.node import EXIT_BUG
+from vimraft.metadata.pysyncobj.applying import EXIT_BUG
 from vimraft.metadata.requests import PROPOSAL_LANES, Lanes
 
 

@@ -18,12 +18,13 @@ from typing import Any, Final, NoReturn
 
 import structlog
 from msgspec import Struct, structs
-from pysyncobj import FAIL_REASON, SyncObj
+from pysyncobj import SyncObj
 from pysyncobj.node import Node
 
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus
 from vimraft.metadata.pysyncobj import commits
+from vimraft.metadata.pysyncobj.applying import Applying
 from vimraft.metadata.pysyncobj.compaction import Compaction
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.durability import COMMIT_SYNC_S, Durability
@@ -39,22 +40,16 @@ from vimraft.metadata.pysyncobj.journal_hook import handing
 from vimraft.metadata.pysyncobj.members import Member
 from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
-from vimraft.metadata.pysyncobj.records import LogEntry
 from vimraft.metadata.pysyncobj.recovery import Recovered
 from vimraft.metadata.pysyncobj.snapshot import SnapshotExchange
-from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
 from vimraft.metadata.pysyncobj.status import status_of
 
 log = structlog.get_logger(__name__)
 
-EXIT_BUG: Final = 70
 EXIT_DATA: Final = 74
 STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
-MAX_APPLY_PER_ROUND: Final = 500
-"""Some 50 ms: heartbeats and elections go on while a long log is applied (but at start, see `pump`)."""
 REGULAR: Final = b"\x00"
-_REGULAR: Final = 0
 _FOLLOWER, _LEADER = 0, 2
 
 Apply = Callable[[State, bytes], tuple[State, bytes]]
@@ -100,19 +95,18 @@ class RaftNode(SyncObj):
             config_index=lambda: self.configuration.index,
             superseded=self._supersede,
         )
-        self._hooks = hooks
+        self.hooks = hooks
         self._environment = environment
-        self._durability = Durability(
+        self.durability = Durability(
             found.journal, environment.clock, full=self._disk_full, lost=self.end_for_data
         )
-        self._intake = Intake(self)
+        self.intake = Intake(self)
         self._inbox = Inbox(self)
         self._outbox = Outbox(self)
         self.hand_over = HandOver(self)
         self._step_aside_asked: Node | None = None
         self._woken = False
-        self._commit_untold = False
-        """The followers have not been told yet what is committed."""
+        self._applying = Applying(self)
         self._recovered = False
         now = environment.clock()
         self.started_s = self._last_pump = now
@@ -141,20 +135,20 @@ class RaftNode(SyncObj):
             self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, found.snapshot.index)
         self.exchange = self._SyncObj__serializer = SnapshotExchange(
             environment.disk,
-            current=self._current,
-            wanted=self._wants,
-            install=self._install,
+            current=self._applying.current,
+            wanted=self._applying.wants,
+            install=self._applying.install,
             failed=self._compaction.failed,
             lost=self.end_for_data,
             background=environment.background,
             congested=lambda peer: self.transport.congested(peer),  # noqa: PLW0108 - it is set below
         )
         self.transport = self._SyncObj__transport
-        self._durability.gate = self.transport
+        self.durability.gate = self.transport
         self.transport.setOnMessageReceivedCallback(self._receive)
         for verb in ("status", "add", "remove", "set_version", "transfer"):
             self.transport.setOnUtilityMessageCallback(verb, None)
-        self.addOnTickCallback(self._durability.settle)
+        self.addOnTickCallback(self.durability.settle)
         self.transport.call_also(self.peers.contacts)
         self.peers.reconcile()
 
@@ -170,7 +164,7 @@ class RaftNode(SyncObj):
 
     def persist(self, done: Callable[[], None]) -> None:
         """Call `done` once all that is applied here survives a power cut."""
-        self._durability.when_synced(done)
+        self.durability.when_synced(done)
         self.wake()
 
     def ask_to_step_aside(self, leader: Node) -> None:
@@ -191,16 +185,16 @@ class RaftNode(SyncObj):
         commandType: int | None = None,  # noqa: N803
     ) -> None:
         assert commandType is None
-        self._intake.put(command, callback)
+        self.intake.put(command, callback)
         self.wake()
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802
         # PySyncObj sends a message to every follower for each command, and one before for the commit
         # index; here all of that goes in one.
-        appended = self._intake.take()
-        if (appended or self._commit_untold) and self._isLeader():
+        appended = self.intake.take()
+        if (appended or self._applying.untold) and self._isLeader():
             self._SyncObj__sendAppendEntries()
-        self._commit_untold = False
+        self._applying.untold = False
         if appended and not self._SyncObj__otherNodes:
             self.wake()  # alone: no answer will arrive, so the next round must not sleep
 
@@ -211,7 +205,7 @@ class RaftNode(SyncObj):
         have been. Raises Dead."""
         if not self._recovered:
             self._recovered = True
-            self._apply_recovered()
+            self._applying.recovered()
         self._woken = False  # before the queues are looked at: what comes later wakes again
         now = self.clock()
         if now - self._last_pump > self.config.election_min_ms / 2000:
@@ -219,12 +213,12 @@ class RaftNode(SyncObj):
             # before calling it dead.
             self._SyncObj__raftElectionDeadline = now + self.config.election_max_ms / 1000
         self._last_pump = now
-        self._durability.settle()
+        self.durability.settle()
         commits.advance(self)
-        self.doTick(min(wait_s, COMMIT_SYNC_S) if self._durability.commit_waits else wait_s)
+        self.doTick(min(wait_s, COMMIT_SYNC_S) if self.durability.commit_waits else wait_s)
         if self.dead:
             raise Dead
-        self._hooks.answered()
+        self.hooks.answered()
         now = self.clock()
         self.peers.note()
         self._compaction.look(now)
@@ -260,18 +254,18 @@ class RaftNode(SyncObj):
             self.send(node, {"type": PING})
 
     def end_for_data(self, why: str) -> NoReturn:
-        self._end(EXIT_DATA, why)
+        self.end(EXIT_DATA, why)
 
-    def _end(self, code: int, why: str) -> NoReturn:
+    def end(self, code: int, why: str) -> NoReturn:
         self.dead = True
-        self._hooks.fatal(code, why)
+        self.hooks.fatal(code, why)
         raise Dead(why)
 
     # --- the disk ---------------------------------------------------------------------------------
 
     @property
     def disk_problem(self) -> str:
-        return self._durability.problem
+        return self.durability.problem
 
     def _disk_full(self, problem: str) -> None:
         if self._SyncObj__raftState != _FOLLOWER:
@@ -373,7 +367,7 @@ class RaftNode(SyncObj):
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         # Alone among observers, PySyncObj would tell them of a term that is not on disk yet, and another life
         # of this node might lead in it once more.
-        self._durability.settle()
+        self.durability.settle()
         if self.disk_problem:
             self.follow_nobody()
             return
@@ -381,7 +375,7 @@ class RaftNode(SyncObj):
         self.elections.give_up()
         self.peers.name_all()
         # Alone, PySyncObj counts in the very same round: have it on disk before.
-        self._durability.settle()
+        self.durability.settle()
 
     def has_quorum(self, now: float) -> bool:
         """PySyncObj's own answer counts TCP links, which a stopped peer keeps up."""
@@ -442,106 +436,15 @@ class RaftNode(SyncObj):
         self.configuration.compact(first + 1)  # PySyncObj keeps the snapshot's last two entries
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
-        """The stock method applies what may not be on disk, all of it at once, runs an entry again when a
-        callback raises, and lets an exception in apply poison every later round."""
-        applied = self._SyncObj__raftLastApplied
-        end = min(self._SyncObj__raftCommitIndex, self.journal.synced_index)
-        if end <= applied or not self._durability.write():
-            return False
-        if end > applied + MAX_APPLY_PER_ROUND:
-            end = applied + MAX_APPLY_PER_ROUND
-            self.wake()
-        self._apply_to(end)
-        self._commit_untold = True
-        return False  # told together with new commands: see _checkCommandsToApply
-
-    def _apply_recovered(self) -> None:
-        """All that the journal knew to be committed, however long it takes: this node has shown it before,
-        and nobody may see older tables again. Nobody else is kept waiting: the elections of the others go on
-        without it, and `pump` knows of the pause."""
-        begun, applied = self.clock(), self.raftLastApplied
-        self._apply_to(min(self._SyncObj__raftCommitIndex, self.journal.synced_index))
-        if self.raftLastApplied - applied > MAX_APPLY_PER_ROUND:
-            log.info(
-                "raft.log_applied",
-                entries=self.raftLastApplied - applied,
-                seconds=round(self.clock() - begun, 1),
-            )
-
-    def _apply_to(self, end: int) -> None:
-        applied = self._SyncObj__raftLastApplied
-        start = applied + 1 - self.journal[0][1]
-        waiting = self._SyncObj__commandsWaitingCommit
-        for command, index, term in self.journal[start : start + max(0, end - applied)]:
-            result = self._SyncObj__doApplyCommand(command)
-            self._SyncObj__raftLastApplied = index
-            for asked_term, callback in waiting.pop(index, ()):
-                if asked_term == term:
-                    self._intake.answer(callback, result, FAIL_REASON.SUCCESS)
-                else:
-                    self._intake.answer(callback, None, FAIL_REASON.DISCARDED)
-        self._hooks.changed()
-        self._hooks.answered()
+        self._applying.committed()
+        return False  # the followers are told together with new commands: see _checkCommandsToApply
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | None:  # noqa: N802
-        kind = command[0]
-        if kind != _REGULAR:
-            self.peers.applied(command)
-            return None
-        try:
-            state, outcome = self._hooks.apply(self.state, command[1:])
-        except BaseException as error:
-            # A bug. PySyncObj would try this entry again and again, also after a restart.
-            log.critical("raft.apply_failed", applied=self.raftLastApplied, exc_info=True)
-            self._end(EXIT_BUG, f"apply raised {error!r}")
-        self.state = state
-        return outcome
+        return self._applying.one(command)
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803
-        """A received snapshot is in place of ours. The stock method swallows whatever goes wrong."""
         assert clearJournal
-        _, last, previous, _ = self.exchange.deserialize()
-        try:
-            self.journal.restart(previous, last)
-        except SyncFailed as error:
-            self.end_for_data(str(error))
-        self._SyncObj__raftLastApplied = last[1]
-        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, last[1])
-        self.peers.reconcile()
-        waiting = self._SyncObj__commandsWaitingCommit
-        for index in [index for index in waiting if index <= last[1]]:
-            for _, callback in waiting.pop(index):  # applied or not: it is inside the snapshot
-                self._intake.answer(callback, None, FAIL_REASON.UNKNOWN_OUTCOME)
-        self._hooks.changed()
-
-    # --- snapshots --------------------------------------------------------------------------------
-
-    def _current(self, previous: LogEntry, last: LogEntry) -> Snapshot:
-        members = tuple(self.configuration.at(last[1]).values())
-        identity = self.identity
-        return Snapshot(
-            members=members,
-            previous=previous,
-            last=last,
-            state=self.state,
-            cluster=identity.cluster,
-            generation=identity.generation,
-            birth=identity.birth,
-            config_index=self.configuration.index_at(last[1]),
-        )
-
-    def _wants(self, snapshot: Snapshot) -> bool:
-        if self.identity.cluster and snapshot.cluster not in ("", self.identity.cluster):
-            return False
-        journal = self.journal
-        offset = snapshot.index - journal[0][1]
-        known = 0 <= offset < len(journal) and journal[offset][2] == snapshot.last[2]
-        return snapshot.index > self.raftLastApplied and not known
-
-    def _install(self, snapshot: Snapshot) -> None:
-        self.state = snapshot.state
-        members = {member.address: member for member in snapshot.members}
-        self.configuration.restart(members, snapshot.config_index)
+        self._applying.received()
 
     @property
     def known_members(self) -> dict[str, Member]:

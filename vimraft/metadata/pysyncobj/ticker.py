@@ -10,8 +10,9 @@ from typing import Final
 
 import structlog
 
+from vimraft.metadata.pysyncobj.applying import EXIT_BUG
 from vimraft.metadata.pysyncobj.config import TICK_S
-from vimraft.metadata.pysyncobj.node import EXIT_BUG, Dead, Fatal, RaftNode
+from vimraft.metadata.pysyncobj.node import Dead, Fatal, RaftNode
 
 log = structlog.get_logger(__name__)
 
