@@ -54,10 +54,13 @@ async def test_a_member_comes_back_to_members_it_has_never_heard_of(
         await cluster.fill(leader, 40)
         await away.start()
         await cluster.same_digest([*new, away])
-        status = await away.status()
-        assert {peer["address"] for peer in status["peers"]} == {node.address for node in new}
-        assert all(peer["node_id"] for peer in status["peers"])
-        assert not status["problem"]
+
+        async def knows_them() -> bool:
+            status = await away.status()
+            named = {peer["address"] for peer in status["peers"] if peer["node_id"]}
+            return named == {node.address for node in new} and not status["problem"]
+
+        await until(knows_them, 10, "the newcomers as its peers")
         # and it counts again
         await new[0].kill()
         await (await cluster.leader([new[1], away])).propose(storage("with-it"), deadline_ms=20_000)
@@ -88,13 +91,16 @@ async def test_a_joiner_leads_nothing_and_knows_nobody_before_the_log_names_it(t
         await joiner.start()
         for node in cluster.nodes[:3]:
             await node.kill()
-        await asyncio.sleep(0)
         status = await joiner.status()
         assert (status["role"], status["peers"], status["is_leader"]) == ("joining", [], False)
         await asyncio.gather(*(node.start() for node in cluster.nodes[:3]))
         await (await cluster.leader(cluster.nodes[:3])).add(joiner, deadline_ms=20_000)
         await cluster.same_digest(cluster.nodes)
-        assert (await joiner.status())["role"] == "voter"
+
+        async def votes() -> bool:
+            return (await joiner.status())["role"] == "voter"
+
+        await until(votes, 10, "a vote for the joiner")
 
 
 async def test_a_joiner_comes_into_the_cluster_that_it_was_told_and_no_other(tmp_path: Path) -> None:
