@@ -1,9 +1,9 @@
 """`python -m tests.fault.fuzz_raft_port --inputs N [--seed S]`: anything at all against the Raft port.
 
 Two clusters of real node processes, one on plain loopback, one with TLS. Each has three members, of which two
-run; the third's address (and, with TLS, its certificate) is in the fuzzer's hands. After every batch: the
-process lives, its term and its tables are the same, it still commits; memory and descriptors are bounded, it
-has written at most one line per input, and nothing that was sent has been executed.
+go on running; the third's address and id (and, with TLS, its certificate) are in the fuzzer's hands. After
+every batch: the process lives, its term and its tables are the same, it still commits; memory and descriptors
+are bounded, it has written at most one line per input, and nothing that was sent has been executed.
 
 The last line is `N inputs, V violations`; exit code 1 unless V is 0.
 """
@@ -59,7 +59,7 @@ class Target:
     async def start(self) -> None:
         addresses = sorted(free_addresses(3))
         files = self._certificates(addresses) if self.tls else {}
-        for i, address in enumerate(addresses[:2]):
+        for i, address in enumerate(addresses):
             options: dict[str, Any] = dict(PATIENT)
             if self.tls:
                 options["tls"] = files[address]
@@ -68,8 +68,11 @@ class Target:
         await asyncio.gather(*(node.start() for node in self.nodes))
         for command in FORMING:
             await self.nodes[0].propose(command, deadline_ms=30_000)
-        identity = json.loads((self.nodes[0].raft_dir / "identity.json").read_text())
-        self.scene = Scene(addresses[0], addresses[2], identity["cluster"], self.mark)
+        phantom = self.nodes.pop()
+        identity = json.loads((phantom.raft_dir / "identity.json").read_text())
+        await phantom.kill()
+        await self.nodes[0].propose(FORMING[-1], deadline_ms=60_000)
+        self.scene = Scene(addresses[0], addresses[2], identity["cluster"], identity["node_id"], self.mark)
         self._victim = self.nodes[0]
         self._before = await self._facts()
         self._first_mb = self._before["rss_mb"]

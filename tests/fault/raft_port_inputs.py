@@ -35,6 +35,8 @@ class Scene(NamedTuple):
     phantom: str
     """A member that does not run; greater than `target`, so it is the one that dials."""
     cluster: str
+    node_id: str
+    """Of the phantom: known to all since the cluster was formed."""
     mark: Path
     """Appears if anything sent is executed."""
 
@@ -58,7 +60,7 @@ def _hello(scene: Scene, **changed: Any) -> bytes:
         "protocol": PROTOCOL,
         "cluster": scene.cluster,
         "generation": 1,
-        "node_id": "phantom",
+        "node_id": scene.node_id,
         "address": scene.phantom,
     }
     return frame(encode_frame(Hello(**{**given, **changed})))

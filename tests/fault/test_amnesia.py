@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.raft_cases import CallFailed, NodeProcess, free_addresses, raft_cluster, storage
+from tests.raft_cases import CallFailed, NodeProcess, free_addresses, raft_cluster, storage, until
 
 pytestmark = pytest.mark.cluster
 
@@ -103,5 +103,9 @@ async def test_overlapping_membership_changes_from_two_nodes_happen_one_by_one(t
         remaining = [*cluster.nodes[:3], joining[1]]
         await cluster.same_digest(remaining)
         for node in remaining:
-            others = {peer["address"] for peer in (await node.status())["peers"]}
-            assert others == {other.address for other in remaining} - {node.address}
+            expected = {other.address for other in remaining} - {node.address}
+
+            async def agreed(node: NodeProcess = node, expected: set[str] = expected) -> bool:
+                return {peer["address"] for peer in (await node.status())["peers"]} == expected
+
+            await until(agreed, 5, "the members are those that were asked for")  # a status is some ms old

@@ -321,6 +321,13 @@ def test_a_member_of_a_later_generation_ends_the_earlier_one(
     assert not a.connected
 
 
+def test_a_greater_number_without_a_birth_of_its_own_ends_nothing(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low, high), make(high, low, identity=FakeIdentity("damaged", generation=3))
+    assert "other-generation" in refused(a, b, at=a, other=b)
+    assert not a.superseded
+
+
 def test_a_later_generation_of_a_stranger_means_nothing(make: Make, two: tuple[str, str]) -> None:
     low, high = two
     a, b = make(low), make(high, low, identity=FakeIdentity("later", generation=2, birth="x"))

@@ -102,6 +102,7 @@ class Refusal(Struct, frozen=True, tag="refusal"):
     cluster: Text = ""
     """Of the one who refuses, when the generation is why."""
     generation: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] = 0
+    birth: Text = ""
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -215,8 +216,8 @@ class Handshake:
         if hello.cluster and mine.cluster:
             theirs = (hello.generation, hello.birth)
             if theirs != (mine.generation, mine.birth):
-                if hello.generation > mine.generation and self._is_member(address):
-                    self._network.superseded(hello.generation)
+                if self._is_member(address):
+                    self._heed(hello)
                 return self._other_generation(hello)
         member = self._is_member(address)
         if member and self._network.knows(address, hello.node_id):
@@ -245,7 +246,14 @@ class Handshake:
             "vimraft site join --replace NAME",
             cluster=mine.cluster,
             generation=mine.generation,
+            birth=mine.birth,
         )
+
+    def _heed(self, of: "Hello | Refusal") -> None:
+        """A later generation has a birth of its own; without, the number is a mistake."""
+        mine = self._network.identity
+        if of.generation > mine.generation and of.birth not in ("", mine.birth):
+            self._network.superseded(of.generation)
 
     def _learn_from(self, refusal: Refusal) -> None:
         """Whoever leads a later generation calls none of the earlier one; it only refuses them."""
@@ -255,8 +263,8 @@ class Handshake:
         certified = self._certificate_addresses()
         if certified is not None and dialled not in certified:
             return
-        if mine.cluster and refusal.cluster == mine.cluster and refusal.generation > mine.generation:
-            self._network.superseded(refusal.generation)
+        if mine.cluster and refusal.cluster == mine.cluster:
+            self._heed(refusal)
 
     def _address_problem(self, hello: Hello) -> Refusal | None:
         """The address is the one that was called, and the one in the certificate."""
