@@ -15,7 +15,7 @@ from tests.simulation.patches import replaced
 from tests.simulation.settings import Timing
 from tests.simulation.tables import TablesApplication
 from vimraft.core.tables import State
-from vimraft.metadata.pysyncobj import inbox, intake, matching, records, snapshot
+from vimraft.metadata.pysyncobj import applying, inbox, intake, matching, records, snapshot
 from vimraft.metadata.pysyncobj.durability import Durability
 from vimraft.metadata.pysyncobj.elections import Elections, Standing
 from vimraft.metadata.pysyncobj.inbox import Inbox
@@ -186,7 +186,7 @@ def _many_changes() -> list[Replacement]:
 
 def _old_snapshots() -> list[Replacement]:
     """A received snapshot is taken whatever this node has already."""
-    return [(RaftNode, {"_wants": lambda self, found: True})]
+    return [(applying.Applying, {"wants": lambda self, found: True})]
 
 
 def _answers_at_once() -> list[Replacement]:
