@@ -6,10 +6,20 @@ A failure prints the blob that reproduces it.
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 _COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=50, stateful_step_count=40, **_COMMON)
 settings.register_profile("long", max_examples=1_000, stateful_step_count=80, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command run inside a test configures the logs of the whole process."""
+    yield
+    structlog.reset_defaults()

@@ -194,7 +194,7 @@ def test_restore_makes_a_generation_of_one(file, config, tmp_path, state):
     assert found.json()["generation"] == 2
     log = tables(tmp_path)
     assert log is not None
-    assert log.state.index == GENERATION_STEP
+    assert log.state.index // GENERATION_STEP == 1  # and a random offset: two restores never meet
     assert set(log.state.volumes) == set(state.volumes)
     assert log.voters == ("127.0.0.1:1001",)
 
