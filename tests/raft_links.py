@@ -50,6 +50,7 @@ class LinkEnd:
             tls=tls,
             knows=lambda other, node_id: self.known.setdefault(other, node_id) == node_id,
             config_index=lambda: self.config_index,
+            decided_index=lambda: self.config_index,
             superseded=self.superseded.append,
         )
         self.clock = monotonic

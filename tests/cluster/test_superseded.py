@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.raft_cases import CallFailed, NodeProcess, RaftCluster, raft_cluster, storage, until
+from tests.raft_cases import (
+    CallFailed,
+    NodeProcess,
+    RaftCluster,
+    free_addresses,
+    raft_cluster,
+    storage,
+    until,
+)
 from vimraft.metadata.pysyncobj import PySyncObjConfig, offline
 
 pytestmark = pytest.mark.cluster
@@ -80,3 +88,32 @@ async def test_two_survivors_that_both_go_on_never_mix(tmp_path: Path) -> None:
         for node in (first, second):
             await node.propose(storage("alone"))
             assert not (await node.status())["problem"]
+
+
+async def test_a_node_joins_one_that_was_restored_from_tables_alone(tmp_path: Path) -> None:
+    async with raft_cluster(tmp_path, 1) as cluster:
+        (restored,) = cluster.nodes
+        await restored.propose(storage("of-the-backup"))
+        await restored.kill()
+        config = PySyncObjConfig(
+            self_address=restored.address, members=(restored.address,), data_dir=restored.data_dir
+        )
+        found = offline.read_log(config)
+        assert found is not None
+        shutil.rmtree(restored.raft_dir)
+        offline.write_generation(
+            restored.raft_dir,
+            found.state,
+            self_address=restored.address,
+            cluster=found.identity.cluster,
+            generation=2,
+            after=None,
+            birth=offline.new_birth(),
+        )
+        await restored.start()
+        await cluster.leader([restored])
+        joiner = cluster.make(free_addresses(1)[0], [restored.address])
+        await joiner.start()
+        await restored.add(joiner, deadline_ms=20_000)
+        tables = await cluster.same_digest(cluster.nodes)
+        assert "of-the-backup" in tables["storages"]

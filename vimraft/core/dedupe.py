@@ -39,26 +39,22 @@ def remember(clients: Clients, client: ClientId, result: ClientResult, level: in
     most = most_clients(level)
     due = result.index % LOOK_EVERY == 0 or len(clients) > most
     if level >= levels.RESULTS_HAVE_TIME and due and len(clients) > MIN_CLIENTS:
-        clients = _without_oldest(clients, len(clients) - MIN_CLIENTS, result.at_ms - WINDOW_MS)
+        clients = _without(clients, len(clients) - MIN_CLIENTS, result.at_ms - WINDOW_MS)
     if len(clients) > most:
-        clients = _without_oldest(clients, most // 8, None)
+        clients = _without(clients, most // 8, None)
     return clients
 
 
-def _without_oldest(clients: Clients, count: int, before_ms: int | None) -> Clients:
-    """Without the `count` oldest ones, or those of them that are of a time before."""
-    rows = clients.values()
-    if before_ms is not None:
-        rows = [row for row in rows if row.at_ms < before_ms]
-    indexes = sorted([row.index for row in rows])[:count]  # no two commands have the same
-    if not indexes:
-        return clients
-    last = indexes[-1]
+def _without(clients: Clients, count: int, before_ms: int | None) -> Clients:
+    """Without the `count` oldest ones, or those among them that are of a time before."""
+    last = sorted([row.index for row in clients.values()])[count - 1]  # no two commands have the same
     gone = [
         name
         for name, row in clients.items()
         if row.index <= last and (before_ms is None or row.at_ms < before_ms)
     ]
+    if not gone:
+        return clients
     fewer = clients.mutate()
     for name in gone:
         del fewer[name]

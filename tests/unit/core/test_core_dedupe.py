@@ -128,3 +128,12 @@ def test_times_of_results_survive_the_snapshot() -> None:
     state = asked(formed(), "c", at_ms=77)
     assert codec.decode_state(codec.encode_state(state)) == state
     assert state.clients["c"].at_ms == 77
+
+
+def test_a_slow_clock_does_not_make_the_newest_results_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+    now = 60 * MINUTE_MS
+    state = filled(formed(), 20, at_ms=now)
+    state = asked(state, "slow", at_ms=now - 11 * MINUTE_MS)
+    state = filled(state, 6, at_ms=now, prefix="later")
+    assert "slow" in state.clients

@@ -237,6 +237,18 @@ def test_who_knows_newer_members_is_a_guest_until_it_is_a_member_here_too(
     assert b.connected == [low], "the link is the same"
 
 
+def test_a_link_goes_when_the_log_names_another_node_at_its_address(make: Make, two: tuple[str, str]) -> None:
+    low, high = two
+    a, b = make(low, high), make(high, low)
+    run_until([a, b], lambda: a.sees(high) and b.sees(low), "a link")
+    a.links.recheck()
+    assert a.sees(high), "nothing has changed"
+    a.known[high] = "of the disk that has replaced it"
+    a.links.recheck()
+    assert not a.sees(high)
+    assert "changed-identity" in refused(a, b, at=a, other=b)
+
+
 def test_a_guest_of_whom_the_log_says_nothing_goes(make: Make, two: tuple[str, str]) -> None:
     low, high = two
     a, b = make(low), make(high, low)

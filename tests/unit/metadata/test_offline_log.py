@@ -61,10 +61,10 @@ def test_looking_changes_nothing_and_tells_decided_from_undecided(tmp_path):
     state = busy_tables().state
     write(tmp_path, state)
     found = recover(OsDisk(tmp_path / "raft"), config(tmp_path))
-    for number, index in enumerate(range(3, 6)):
+    for number, index in enumerate(range(4, 7)):
         data = codec.encode_request(Request("c", number, 0, "me", Barrier()), state.level)
         found.journal.add(b"\x00" + data, index, 1)
-    found.journal.setRaftCommitIndex(4)
+    found.journal.setRaftCommitIndex(5)
     found.journal.write()
     found.journal.sync()
     found.journal._destroy()
@@ -73,7 +73,7 @@ def test_looking_changes_nothing_and_tells_decided_from_undecided(tmp_path):
     assert contents(tmp_path) == before
     assert read is not None
     assert (read.state.index, read.committed.index, read.undecided) == (state.index + 3, state.index + 2, 1)
-    assert (read.last_index, read.term) == (5, 1)
+    assert (read.last_index, read.term) == (6, 1)
 
 
 def test_members_that_were_in_the_log_are_not_in_the_generation_after_it(tmp_path):
@@ -81,8 +81,8 @@ def test_members_that_were_in_the_log_are_not_in_the_generation_after_it(tmp_pat
     (tmp_path / "a").mkdir()
     write(tmp_path / "a", state)
     found = recover(OsDisk(tmp_path / "a" / "raft"), config(tmp_path / "a"))
-    found.journal.add(encode_change("add", "127.0.0.1:1002", "x"), 3, 1)
-    found.journal.setRaftCommitIndex(3)
+    found.journal.add(encode_change("add", "127.0.0.1:1002", "x"), 4, 1)
+    found.journal.setRaftCommitIndex(4)
     found.journal.sync()
     found.journal._destroy()
     survivor = offline.read_log(config(tmp_path / "a"))
@@ -93,7 +93,7 @@ def test_members_that_were_in_the_log_are_not_in_the_generation_after_it(tmp_pat
     after = offline.read_log(config(tmp_path / "b"))
     assert after is not None
     assert after.voters == (ME,)
-    assert after.last_index == 3
+    assert after.last_index == 4
 
 
 def test_a_scratch_disk_keeps_changes_to_itself(tmp_path):

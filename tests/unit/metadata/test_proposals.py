@@ -108,3 +108,18 @@ async def test_unanswered_proposals_end_unknown_and_answered_ones_at_once(propos
         proposals.answers.flush()
 
     assert await proposals.until(later(), answer) == b"result"
+
+
+async def test_one_whose_time_is_up_and_who_is_cancelled_at_once_keeps_no_lane(proposals: Proposals) -> None:
+    lanes = await take_all(proposals)
+    deadline = soon()
+    cancelled = asyncio.create_task(proposals.lane(deadline))
+    await turns(2)
+    turn = proposals._waiting[0]
+    turn.set_result((None, NO_ANSWER))  # as the sweep does
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    waits = asyncio.create_task(proposals.lane(later()))
+    await turns(2)
+    proposals.give_lane(lanes[0])
+    assert (await waits)[0] == lanes[0]

@@ -63,4 +63,10 @@ class Formation:
     @property
     def problem(self) -> str:
         missing = self.waits_for()
-        return f"forming: waits for the first contact with {', '.join(missing)}" if missing else ""
+        if not missing:
+            return ""
+        return (
+            f"forming: waits for the first contact with {', '.join(missing)}; if one of them will never "
+            "come, stop all first managers, move raft/ out of their data directories and start them with "
+            "other raft.members"
+        )

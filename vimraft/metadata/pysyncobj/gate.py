@@ -114,6 +114,9 @@ class GatedTransport(Transport):
         """The disk could not take it: these promises must never leave."""
         self._held.clear()
 
+    def recheck(self) -> None:
+        """The members have changed: links whose other end is not who the log names now must go."""
+
     def _transmit(self, node: Node, message: Message) -> bool:
         """False: there is no link, and the message is certainly not delivered. Never blocks or raises."""
         raise NotImplementedError

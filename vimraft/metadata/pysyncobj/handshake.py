@@ -79,6 +79,8 @@ class NetworkIdentity(Struct):
     release: str = ""
     config_index: Callable[[], int] = int
     """Log index of the newest change of the members that this node knows; 0: none."""
+    decided_index: Callable[[], int] = int
+    """The same, of those changes only that are certainly the cluster's."""
     superseded: Callable[[int], None] = _ignore
     """(generation): a member is in that later generation of this cluster."""
 
@@ -223,7 +225,7 @@ class Handshake:
         if member and self._network.knows(address, hello.node_id):
             return None
         called = self._dialled is not None and not member  # a node that joins calls whom it was told to
-        if called or hello.config_index > self._network.config_index():
+        if called or hello.config_index > self._network.decided_index():
             self.guest = True
             return None
         if not member:

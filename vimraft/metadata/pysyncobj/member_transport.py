@@ -247,8 +247,16 @@ class MemberTransport(GatedTransport):
                 link.guest, link.node = False, member
                 self._note_guests()
                 self._onNodeConnected(member)
-            elif peer.config_index <= self._network.config_index():
+            elif peer.config_index <= self._network.decided_index():
                 self._drop(link, "no member")
+
+    def recheck(self) -> None:
+        for node, link in list(self._links.items()):
+            peer = link.handshake.peer
+            if not link.up or link.guest or peer is None or node.id not in self._nodes:
+                continue
+            if not self._network.knows(peer.address, peer.node_id):
+                self._drop(link, "another node id than the log names")
 
     def _note_guests(self) -> None:
         self._guests = frozenset(node for node, link in self._links.items() if link.up and link.guest)

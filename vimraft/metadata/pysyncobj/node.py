@@ -93,6 +93,7 @@ class RaftNode(SyncObj):
             knows=self.acquaintances.knows,
             named=self.acquaintances.named,
             config_index=lambda: self.configuration.index,
+            decided_index=lambda: self.configuration.index_at(self.raftLastApplied),
             superseded=self._supersede,
         )
         self.hooks = hooks
@@ -393,7 +394,11 @@ class RaftNode(SyncObj):
     @property
     def barred(self) -> bool:
         """It must not have a part in any election: it might be somebody who has forgotten."""
-        known = bool(self.configuration.members) and not self.identity.superseded_by
+        members = self.configuration.members
+        known = bool(members) and not self.identity.superseded_by
+        named = members.get(self.config.self_address)
+        if named is not None and named.node_id not in ("", self.identity.node_id):
+            return True  # another one has its place
         return not known or bool(self.peers.formation.waits_for())
 
     def _SyncObj__onNodeConnected(self, peer: Node) -> None:  # noqa: N802

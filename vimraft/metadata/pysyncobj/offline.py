@@ -90,7 +90,9 @@ def write_generation(
 ) -> None:
     """A Raft directory with exactly these tables and this node as the only voter. `after`: the log that it
     goes on from, whose indices it continues. Raises SyncFailed, OSError."""
-    index = 2 if after is None else max(2, after.last_index)
+    # Not before 3: the journal then begins with entry 2, behind the first entry that every new node has of
+    # itself, and whoever joins is sent the snapshot.
+    index = 3 if after is None else max(3, after.last_index)
     term = 1 if after is None else max(1, after.term)
     identity = identities.make((self_address,))
     identity = Identity(identity.node_id, cluster, generation, birth)

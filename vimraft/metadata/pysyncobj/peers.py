@@ -90,6 +90,7 @@ class Peers:
             node._SyncObj__raftMatchIndex[peer] = 0
             node._SyncObj__lastResponseTime[peer] = node.clock()
             node.transport.addNode(peer)
+        node.transport.recheck()
 
     def _drop(self, peer: Node) -> None:
         node = self._node

@@ -129,7 +129,7 @@ class Proposals:
         try:
             _, code = await self._settled(turn, deadline)
         except asyncio.CancelledError:
-            if turn.cancelled():
+            if turn.cancelled() or turn.result() != _YOUR_TURN:
                 waiting.remove(turn)
             else:
                 self._promised -= 1  # it was ours already: the next one has it
