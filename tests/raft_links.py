@@ -43,6 +43,7 @@ class LinkEnd:
         self.address = address
         self.known = {} if known is None else known
         self.config_index = 0
+        self.decided: set[str] = set()
         self.superseded: list[int] = []
         self.network = NetworkIdentity(
             identity=identity or FakeIdentity(f"id-of-{address}"),
@@ -51,6 +52,7 @@ class LinkEnd:
             knows=lambda other, node_id: self.known.setdefault(other, node_id) == node_id,
             config_index=lambda: self.config_index,
             decided_index=lambda: self.config_index,
+            decided=lambda other, _: other in self.decided,
             superseded=self.superseded.append,
         )
         self.clock = monotonic

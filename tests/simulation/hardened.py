@@ -108,7 +108,7 @@ class _Link(Endpoint):
             if member is not None and network.knows(address, peer.node_id):
                 del self.guests[address]
                 self._connected(member)
-            elif peer.config_index <= network.decided_index():
+            elif peer.config_index <= network.decided_index() and not network.decided(address, peer.node_id):
                 del self.guests[address]
                 self._connections.pop(address, None)
                 self._disconnected(TCPNode(address))

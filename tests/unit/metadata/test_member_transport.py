@@ -260,6 +260,18 @@ def test_a_guest_of_whom_the_log_says_nothing_goes(make: Make, two: tuple[str, s
     assert not a.links.guests
 
 
+def test_who_is_gone_only_by_what_is_undecided_here_is_heard(make: Make, two: tuple[str, str]) -> None:
+    """A leader that was paused has a removal in its log that the others never saw: their leader is the one."""
+    low, high = two
+    a, b = make(low), make(high, low)
+    a.config_index = b.config_index = 7
+    a.decided = {high}
+    run_until([a, b], lambda: b.sees(low) and a.links.guests == {TCPNode(high)}, "a guest")
+    a.decided = set()
+    run_until([a, b], lambda: b.why(low), "a refusal")
+    assert not a.links.guests
+
+
 def test_a_changed_identity_is_a_guest_only_if_it_knows_newer_members(
     make: Make, two: tuple[str, str]
 ) -> None:

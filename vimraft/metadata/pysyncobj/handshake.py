@@ -81,6 +81,9 @@ class NetworkIdentity(Struct):
     """Log index of the newest change of the members that this node knows; 0: none."""
     decided_index: Callable[[], int] = int
     """The same, of those changes only that are certainly the cluster's."""
+    decided: Callable[[str, str], bool] = never
+    """(address, node id): is it a member by what is certainly the cluster's, though perhaps not by the newest
+    entries here, which another leader may replace?"""
     superseded: Callable[[int], None] = _ignore
     """(generation): a member is in that later generation of this cluster."""
 
@@ -225,7 +228,8 @@ class Handshake:
         if member and self._network.knows(address, hello.node_id):
             return None
         called = self._dialled is not None and not member  # a node that joins calls whom it was told to
-        if called or hello.config_index > self._network.decided_index():
+        newer = hello.config_index > self._network.decided_index()
+        if called or newer or (not member and self._network.decided(address, hello.node_id)):
             self.guest = True
             return None
         if not member:

@@ -247,7 +247,9 @@ class MemberTransport(GatedTransport):
                 link.guest, link.node = False, member
                 self._note_guests()
                 self._onNodeConnected(member)
-            elif peer.config_index <= self._network.decided_index():
+            elif peer.config_index <= self._network.decided_index() and not self._network.decided(
+                peer.address, peer.node_id
+            ):
                 self._drop(link, "no member")
 
     def recheck(self) -> None:

@@ -94,6 +94,7 @@ class RaftNode(SyncObj):
             named=self.acquaintances.named,
             config_index=lambda: self.configuration.index,
             decided_index=lambda: self.configuration.index_at(self.raftLastApplied),
+            decided=self._was_member,
             superseded=self._supersede,
         )
         self.hooks = hooks
@@ -278,6 +279,10 @@ class RaftNode(SyncObj):
     def last_index(self) -> int:
         index: int = self.journal[-1][1]
         return index
+
+    def _was_member(self, address: str, node_id: str) -> bool:
+        member = self.configuration.at(self.raftLastApplied).get(address)
+        return member is not None and member.node_id in ("", node_id)
 
     def standing(self) -> Standing:
         _, index, term = self.journal[-1]
