@@ -261,7 +261,7 @@ def test_a_guest_of_whom_the_log_says_nothing_goes(make: Make, two: tuple[str, s
 
 
 def test_who_is_gone_only_by_what_is_undecided_here_is_heard(make: Make, two: tuple[str, str]) -> None:
-    """A leader that was paused has a removal in its log that the others never saw: their leader is the one."""
+    """A leader that was paused holds a removal that the others never saw; theirs is the leader now."""
     low, high = two
     a, b = make(low), make(high, low)
     a.config_index = b.config_index = 7
