@@ -37,7 +37,7 @@ from vimraft.metadata.pysyncobj.identity import adopt, supersede
 from vimraft.metadata.pysyncobj.inbox import PING, STEP_ASIDE, Inbox
 from vimraft.metadata.pysyncobj.intake import Answer, Intake
 from vimraft.metadata.pysyncobj.journal_hook import handing
-from vimraft.metadata.pysyncobj.members import Member
+from vimraft.metadata.pysyncobj.members import Member, is_membership
 from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
 from vimraft.metadata.pysyncobj.recovery import Recovered
@@ -426,7 +426,7 @@ class RaftNode(SyncObj):
         """As the leader; (index, term) of the entry."""
         index, term = self.last_index + 1, self.raftCurrentTerm
         self.journal.add(command, index, term)
-        if command[:1] == b"\x02":
+        if is_membership(command):
             self.peers.appended(index, command)
         return index, term
 
