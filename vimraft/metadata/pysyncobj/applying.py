@@ -14,7 +14,7 @@ import structlog
 from pysyncobj import FAIL_REASON
 
 from vimraft.metadata.pysyncobj.errors import SyncFailed
-from vimraft.metadata.pysyncobj.records import LogEntry
+from vimraft.metadata.pysyncobj.records import REGULAR, LogEntry
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 EXIT_BUG: Final = 70
 MAX_APPLY_PER_ROUND: Final = 500
 """Some 50 ms: heartbeats and elections go on while a long log is applied (but at start, see `recovered`)."""
-_REGULAR: Final = 0
 
 
 class Applying:
@@ -77,7 +76,7 @@ class Applying:
     def one(self, command: bytes) -> bytes | None:
         """The outcome of an entry; None for those that are not for the tables."""
         node = self._node
-        if command[0] != _REGULAR:
+        if command[:1] != REGULAR:
             node.peers.applied(command)
             return None
         try:

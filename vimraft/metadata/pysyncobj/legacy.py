@@ -24,7 +24,7 @@ from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
 from vimraft.metadata.pysyncobj.identity import Identity
 from vimraft.metadata.pysyncobj.journal import JOURNAL, write_journal
 from vimraft.metadata.pysyncobj.members import encode_change, load_members, parse_change, save_members
-from vimraft.metadata.pysyncobj.records import Contents, Header, LogEntry
+from vimraft.metadata.pysyncobj.records import REGULAR, Contents, Header, LogEntry
 from vimraft.metadata.pysyncobj.snapshot_file import SNAPSHOT, load_snapshot
 
 META: Final = JOURNAL + ".meta"
@@ -34,7 +34,6 @@ _LAST_RECORD = struct.Struct("<I")
 _LAST_RECORD_AT: Final = 36
 _LENGTH = struct.Struct("<I")
 _ENTRY = struct.Struct("<QQ")
-REGULAR: Final = b"\x00"
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     ValueError,

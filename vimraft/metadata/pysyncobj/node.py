@@ -40,6 +40,7 @@ from vimraft.metadata.pysyncobj.journal_hook import handing
 from vimraft.metadata.pysyncobj.members import Member, is_membership
 from vimraft.metadata.pysyncobj.outbox import Outbox
 from vimraft.metadata.pysyncobj.peers import Peers
+from vimraft.metadata.pysyncobj.records import REGULAR
 from vimraft.metadata.pysyncobj.recovery import Recovered
 from vimraft.metadata.pysyncobj.snapshot import SnapshotExchange
 from vimraft.metadata.pysyncobj.status import status_of
@@ -49,7 +50,6 @@ log = structlog.get_logger(__name__)
 EXIT_DATA: Final = 74
 STATUS_S: Final = 0.05
 PINGS_PER_TIMEOUT: Final = 4
-REGULAR: Final = b"\x00"
 _FOLLOWER, _LEADER = 0, 2
 
 Apply = Callable[[State, bytes], tuple[State, bytes]]

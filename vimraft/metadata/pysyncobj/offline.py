@@ -17,12 +17,11 @@ from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.disk import OsDisk
 from vimraft.metadata.pysyncobj.identity import Identity
 from vimraft.metadata.pysyncobj.members import Member
-from vimraft.metadata.pysyncobj.records import LogEntry
+from vimraft.metadata.pysyncobj.records import REGULAR, LogEntry
 from vimraft.metadata.pysyncobj.recovery import recover, rewrite
 from vimraft.metadata.pysyncobj.scratch import ScratchDisk
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
 
-_REGULAR: Final = 0
 _NO_OP: Final = b"\x01"
 
 
@@ -56,7 +55,7 @@ def read_log(config: PySyncObjConfig) -> Found | None:
         term = max(term, entry_term)
         if index <= applied:
             continue
-        if command[:1] and command[0] == _REGULAR:
+        if command[:1] == REGULAR:
             state, _ = apply(state, command[1:])
             undecided += index > commit
         if index <= commit:

@@ -25,6 +25,8 @@ from vimraft.metadata.pysyncobj.errors import REMEDY, CorruptData
 LogEntry = tuple[bytes, int, int]
 """(command, index, term), as PySyncObj keeps it."""
 
+REGULAR: Final = b"\x00"
+"""First byte of an entry's command that is for the tables; the rest is the codec's."""
 MAGIC: Final = b"VIMRJRNL"
 VERSION: Final = 1
 STAMP_BYTES: Final = 16
