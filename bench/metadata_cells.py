@@ -251,7 +251,7 @@ def compaction(ground: Ground) -> Result:
 
 
 def _while_compacting(ground: Ground, seconds: float) -> Result:
-    with voters(ground, compaction_entries=COMPACTION_ENTRIES) as ours:
+    with voters(ground, compaction_entries=COMPACTION_ENTRIES, journal_slack_bytes=4 << 20) as ours:
         ground.say(f"filling tables with {TABLE_REALS} real volumes")
         ours.fill_reals(TABLE_REALS)
         leader = ours.leader()

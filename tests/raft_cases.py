@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from vimraft.core import levels
 from vimraft.core.commands import (
     AddRealVolume,
     Command,
@@ -66,8 +67,17 @@ def real(lun: int) -> AddRealVolume:
 
 
 FORMING: tuple[Command, ...] = (
-    FormCluster("0123456789abcdef0123456789abcdef", Settings()),
-    SetManager(Manager("tokyo", "127.0.0.1:1", "http://127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4")),
+    FormCluster("0123456789abcdef0123456789abcdef", Settings(), level=levels.LATEST),
+    SetManager(
+        Manager(
+            "tokyo",
+            "127.0.0.1:1",
+            "http://127.0.0.1:2",
+            "127.0.0.1:3",
+            "127.0.0.1:4",
+            level=levels.LATEST,
+        )
+    ),
     SetSite(Site("tokyo", "tokyo")),
     storage("021a00"),
 )
@@ -245,7 +255,8 @@ class RaftCluster:
 async def raft_cluster(
     path: Path, size: int = 3, *, start: bool = True, **options: int
 ) -> AsyncIterator[RaftCluster]:
-    """`options`: fields of PySyncObjConfig."""
+    """`options`: fields of PySyncObjConfig. Every compaction writes a new journal, or as they say."""
+    options.setdefault("journal_slack_bytes", 0)
     cluster = RaftCluster(path, options)
     addresses = free_addresses(size)
     for address in addresses:

@@ -8,7 +8,7 @@ manager runs a release that cannot read it, and never falls.
 | level | first written by | what it brought |
 |---|---|---|
 | 1 | 0.1 | the first format |
-| 2 | this release | rows of managers say what they read, changes what they replaced, results when |
+| 2 | this release | rows: what managers read; changes: what they replaced; results: when; entries: many |
 
 Rules that keep managers of different releases equal (INV-8), whatever bytes are in the log:
 - A request carries the level it was written for in its version byte. One above the level of the tables is
@@ -34,6 +34,8 @@ RESULTS_HAVE_TIME: Final = 2
 """From here on results of clients are forgotten by their age, and hold fewer segments."""
 REMOVES_UNCLEAN: Final = 2
 """From here on a real volume can go although its unused space still waits to be zeroed again."""
+ENTRIES_HOLD_MANY: Final = 2
+"""From here on an entry of the log may hold several requests."""
 
 
 def readable(level: int) -> bool:

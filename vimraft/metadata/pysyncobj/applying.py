@@ -8,11 +8,13 @@ Keeps: what is applied is on this node's disk, and the commit index is in the fi
 replaced, never changed; if apply fails, the process ends before anything diverges (INV-8).
 """
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from pysyncobj import FAIL_REASON
 
+from vimraft.metadata.pysyncobj.batches import for_tables, split
 from vimraft.metadata.pysyncobj.errors import SyncFailed
 from vimraft.metadata.pysyncobj.records import REGULAR, LogEntry
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
@@ -24,7 +26,8 @@ log = structlog.get_logger(__name__)
 
 EXIT_BUG: Final = 70
 MAX_APPLY_PER_ROUND: Final = 500
-"""Some 50 ms: heartbeats and elections go on while a long log is applied (but at start, see `recovered`)."""
+"""Commands, some 20 ms: heartbeats and elections go on while a long log is applied (but at start, see
+`recovered`)."""
 
 
 class Applying:
@@ -40,10 +43,9 @@ class Applying:
         end = min(node._SyncObj__raftCommitIndex, node.journal.synced_index)
         if end <= applied or not node.durability.write():
             return
-        if end > applied + MAX_APPLY_PER_ROUND:
-            end = applied + MAX_APPLY_PER_ROUND
+        self._up_to(min(end, applied + MAX_APPLY_PER_ROUND), MAX_APPLY_PER_ROUND)
+        if node._SyncObj__raftLastApplied < end:
             node.wake()
-        self._up_to(end)
         self.untold = True
 
     def recovered(self) -> None:
@@ -52,41 +54,48 @@ class Applying:
         without it, and `pump` knows of the pause."""
         node = self._node
         begun, applied = node.clock(), node.raftLastApplied
-        self._up_to(min(node._SyncObj__raftCommitIndex, node.journal.synced_index))
+        self._up_to(min(node._SyncObj__raftCommitIndex, node.journal.synced_index), sys.maxsize)
         if node.raftLastApplied - applied > MAX_APPLY_PER_ROUND:
             seconds = round(node.clock() - begun, 1)
             log.info("raft.log_applied", entries=node.raftLastApplied - applied, seconds=seconds)
 
-    def _up_to(self, end: int) -> None:
+    def _up_to(self, end: int, most: int) -> None:
+        """Entries as far as `end`, but no further one once `most` commands have been applied."""
         node = self._node
         applied = node._SyncObj__raftLastApplied
         start = applied + 1 - node.journal[0][1]
         waiting = node._SyncObj__commandsWaitingCommit
         for command, index, term in node.journal[start : start + max(0, end - applied)]:
             result = self.one(command)
+            most -= len(result) if isinstance(result, list) else 1
             node._SyncObj__raftLastApplied = index
             for asked_term, callback in waiting.pop(index, ()):
                 if asked_term == term:
                     node.intake.answer(callback, result, FAIL_REASON.SUCCESS)
                 else:
                     node.intake.answer(callback, None, FAIL_REASON.DISCARDED)
+            if most <= 0:
+                break
         node.hooks.changed()
         node.hooks.answered()
 
-    def one(self, command: bytes) -> bytes | None:
-        """The outcome of an entry; None for those that are not for the tables."""
+    def one(self, entry: bytes) -> bytes | list[bytes] | None:
+        """The outcome of an entry, or its outcomes; None for those that are not for the tables."""
         node = self._node
-        if command[:1] != REGULAR:
-            node.peers.applied(command)
+        if not for_tables(entry):
+            node.peers.applied(entry)
             return None
+        state, outcomes = node.state, []
         try:
-            state, outcome = node.hooks.apply(node.state, command[1:])
+            for data in split(entry):
+                state, outcome = node.hooks.apply(state, data)
+                outcomes.append(outcome)
         except BaseException as error:
             # A bug. PySyncObj would try this entry again and again, also after a restart.
             log.critical("raft.apply_failed", applied=node.raftLastApplied, exc_info=True)
             node.end(EXIT_BUG, f"apply raised {error!r}")
         node.state = state
-        return outcome
+        return outcomes[0] if entry[:1] == REGULAR else outcomes
 
     # --- snapshots --------------------------------------------------------------------------------
 

@@ -23,9 +23,6 @@ FALLBACK_ELECTIONS: Final = 2
 """A leader without a majority for this many longest election timeouts steps down."""
 CONNECTION_RETRY_S: Final = 0.2
 SNAPSHOT_CHUNK_BYTES: Final = 256 << 10
-MAX_COMMAND_BYTES: Final = 32 << 10
-"""PySyncObj sends larger entries on a path of their own that mishandles some sizes (multiples of its
-batch size); commands are held well below the batch size, so that the path is never taken."""
 BATCH_BYTES: Final = 64 << 10
 COMMAND_QUEUE: Final = 16_384
 """Must stay below 65,536: one byte each waits in a pipe that PySyncObj writes without blocking."""
@@ -71,6 +68,9 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 100
     """Less than a third of election_min_ms. Commands do not wait for it; a follower that fell behind does."""
     compaction_entries: int = 20_000
+    journal_slack_bytes: int = 4 << 20
+    """The journal's file is written anew once so many of its bytes are of entries that a snapshot covers.
+    Doing it takes two syncs, in which nothing is acknowledged."""
     cluster: str = ""
     """First start of a node that joins: the identity of the cluster, as the one who let it in has said, so
     that it never comes into another. "": the first leader that knows this node tells."""

@@ -5,20 +5,25 @@ log (leader), on to the leader (follower), or refused. PySyncObj's own way does 
 command and each follower, waits for ever for answers that a broken link has swallowed, has no bound on
 what waits for a commit, and runs an entry twice when a callback raises.
 
+What waits here when a round begins, and came from this process, goes on in as few entries as possible.
+
 Keeps: every queue has a bound; a callback gets one answer at most and never harms the round.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 
-from vimraft.metadata.pysyncobj.config import COMMAND_QUEUE, MAX_COMMAND_BYTES
+from vimraft.metadata.pysyncobj import batches
+from vimraft.metadata.pysyncobj.config import COMMAND_QUEUE
 from vimraft.metadata.pysyncobj.members import is_membership, parse_change
 from vimraft.metadata.pysyncobj.membership import refusal
+from vimraft.metadata.pysyncobj.records import MAX_COMMAND_BYTES, REGULAR
 from vimraft.metadata.pysyncobj.wire import WireError, check_change
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ MAX_TAKEN_PER_ROUND: Final = 2_048
 
 Answer = Callable[[bytes | None, int], None]
 """(outcome bytes, FAIL_REASON)"""
+EntryAnswer = Callable[[Any, int], None]
+"""The same for an entry: its outcome, or the list of those of a batch."""
 Request = tuple[Node, int]
 """Who asked, and its number for it: a command that a follower has passed on."""
 
@@ -54,10 +61,11 @@ class Intake:
         if node.hand_over.under_way and node._isLeader():
             return False  # the next leader could not catch up
         leading, before = node._isLeader(), node.last_index
+        joins = batches.may_join(node.state.level)
         for _ in range(MAX_TAKEN_PER_ROUND):
             if not queue:
                 break
-            command, callback = queue.popleft()
+            command, callback = self._next(joins=joins)
             if leading:
                 self._append(command, callback)
             elif node._getLeader() is None:
@@ -70,13 +78,39 @@ class Intake:
             node.wake()
         return node.last_index != before
 
-    def answer(self, callback: Answer, result: bytes | None, code: int) -> None:
+    def _next(self, *, joins: bool) -> "tuple[bytes, EntryAnswer | Request | None]":
+        """The oldest command of the queue, with those behind it that may share its entry."""
+        queue = self._queue
+        command, callback = queue.popleft()
+        if not joins or not queue or command[:1] != REGULAR or isinstance(callback, tuple):
+            return command, callback
+        commands, callbacks, size = [command], [callback], len(command)
+        while queue:
+            command, callback = queue[0]
+            if command[:1] != REGULAR or isinstance(callback, tuple):
+                break
+            if not batches.room(commands, size, command):
+                break
+            queue.popleft()
+            commands.append(command)
+            callbacks.append(callback)
+            size += len(command)
+        if len(commands) == 1:
+            return commands[0], callbacks[0]
+        return batches.join(commands), functools.partial(self._answer_each, callbacks)
+
+    def _answer_each(self, callbacks: "list[Answer | None]", results: list[bytes] | None, code: int) -> None:
+        for number, callback in enumerate(callbacks):
+            if callback is not None:
+                self.answer(callback, None if results is None else results[number], code)
+
+    def answer(self, callback: EntryAnswer, result: Any, code: int) -> None:
         try:
             callback(result, code)
         except Exception:
             log.exception("raft.callback_failed")
 
-    def _append(self, command: bytes, callback: Answer | Request | None) -> None:
+    def _append(self, command: bytes, callback: EntryAnswer | Request | None) -> None:
         node = self._node
         if not 0 < len(command) <= MAX_COMMAND_BYTES + 1:
             self._refuse(callback, FAIL_REASON.REQUEST_DENIED)
@@ -111,7 +145,7 @@ class Intake:
             log.info("raft.change_refused", kind=change.kind, member=change.address, why=why)
         return not why
 
-    def _pass_on(self, command: bytes, callback: Answer | None) -> None:
+    def _pass_on(self, command: bytes, callback: EntryAnswer | None) -> None:
         node = self._node
         leader, waiting = node._getLeader(), node._SyncObj__commandsWaitingReply
         if len(waiting) >= MAX_UNCOMMITTED:
@@ -126,7 +160,7 @@ class Intake:
         elif callback is not None:
             waiting[request_id] = callback
 
-    def _refuse(self, callback: Answer | Request | None, code: int) -> None:
+    def _refuse(self, callback: EntryAnswer | Request | None, code: int) -> None:
         if isinstance(callback, tuple):
             sender, request_id = callback
             self._node.send(

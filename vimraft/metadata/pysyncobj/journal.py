@@ -10,8 +10,9 @@ Keeps:
 - Memory is ahead of the file: `add` and the like append to a buffer; `write` hands it to the page cache
   (from then on it survives the death of the process), `sync` to stable storage. If the disk is full the
   buffer stays, and the next `write` goes on at the same place.
-- Old entries go by a new file that is complete and synced before it gets the name. One that cannot be
-  written (disk full) leaves the old file, which then begins earlier than memory; recovery trims it.
+- Old entries go from memory at once, and from the file when they have become many, by a new one that is
+  complete and synced before it gets the name. Until then, or when it cannot be written (disk full), the file
+  begins earlier than memory; recovery trims what it reads.
 - After a failed fdatasync nothing is known about the file: SyncFailed now and at every later call.
 """
 
@@ -162,6 +163,8 @@ class DurableJournal(Journal):
         self._marked = 0
         """The newest SYNCED record speaks of this offset."""
         self._urgent = self._failed = False
+        self.slack_bytes = 0
+        """Of entries that went, so much may stay in the file."""
         self._rewrite_at: float = NEVER
         """A trim that did not fit on the disk is tried again once the file is this long."""
         self._file = disk.open(name)
@@ -216,11 +219,12 @@ class DurableJournal(Journal):
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
         """Those before position `entryTo`; a snapshot that covers them must be on stable storage.
 
-        What is left is on stable storage too on return, unless the disk is full. Raises SyncFailed."""
+        Raises SyncFailed."""
         if entryTo <= 0:
             return
         del self._entries[:entryTo]
-        self._rewrite_or_later()
+        if self.file_bytes - _length(self._contents()) > self.slack_bytes:
+            self._rewrite_or_later()
 
     @overload
     def __getitem__(self, item: int) -> LogEntry: ...
@@ -356,12 +360,14 @@ class DurableJournal(Journal):
             log.warning("raft.journal_not_trimmed", path=self._path, problem=str(error))
             self._rewrite_at = self._end + REWRITE_RETRY_BYTES
 
+    def _contents(self) -> Contents:
+        return Contents(self._entries, self._term, self._voted_for, self._commit)
+
     def _rewrite(self) -> None:
         self._check()
-        contents = Contents(self._entries, self._term, self._voted_for, self._commit)
         header = Header(self._serial + 1, 0, self._stamp)
         try:
-            file, end = write_journal(self._disk, self._name, header, contents)
+            file, end = write_journal(self._disk, self._name, header, self._contents())
         except SyncFailed:
             self._failed = True
             raise

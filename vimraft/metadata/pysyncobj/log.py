@@ -21,7 +21,7 @@ from vimraft.core.reasons import Invalid
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogStatus, Subscriber, Unavailable
 from vimraft.metadata.pysyncobj import selfcheck
-from vimraft.metadata.pysyncobj.config import MAX_COMMAND_BYTES, PySyncObjConfig
+from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.disk import DirectoryLock, OsDisk
 from vimraft.metadata.pysyncobj.environment import operating_system
 from vimraft.metadata.pysyncobj.errors import AddressInUse
@@ -29,6 +29,7 @@ from vimraft.metadata.pysyncobj.member_changes import MemberChanges
 from vimraft.metadata.pysyncobj.member_transport import MemberTransport
 from vimraft.metadata.pysyncobj.node import Apply, Fatal, NodeHooks, RaftNode
 from vimraft.metadata.pysyncobj.proposals import Proposals
+from vimraft.metadata.pysyncobj.records import MAX_COMMAND_BYTES
 from vimraft.metadata.pysyncobj.recovery import recover
 from vimraft.metadata.pysyncobj.ticker import Ticker
 from vimraft.metadata.requests import client_of_request, encode

@@ -78,6 +78,7 @@ class RaftNode(SyncObj):
         # Before super(): PySyncObj looks at every attribute of `self` while it is being made.
         self.config = config
         self.journal = found.journal
+        self.journal.slack_bytes = config.journal_slack_bytes
         self.identity = found.identity
         self.state = State() if found.snapshot is None else found.snapshot.state
         self.dead = False
@@ -449,7 +450,7 @@ class RaftNode(SyncObj):
         self._applying.committed()
         return False  # the followers are told together with new commands: see _checkCommandsToApply
 
-    def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | None:  # noqa: N802
+    def _SyncObj__doApplyCommand(self, command: bytes) -> bytes | list[bytes] | None:  # noqa: N802
         return self._applying.one(command)
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803

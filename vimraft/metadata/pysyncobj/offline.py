@@ -12,12 +12,13 @@ from msgspec import Struct
 from vimraft.core.apply import apply
 from vimraft.core.tables import State
 from vimraft.metadata.port import LogError
+from vimraft.metadata.pysyncobj import batches
 from vimraft.metadata.pysyncobj import identity as identities
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.disk import OsDisk
 from vimraft.metadata.pysyncobj.identity import Identity
 from vimraft.metadata.pysyncobj.members import Member
-from vimraft.metadata.pysyncobj.records import REGULAR, LogEntry
+from vimraft.metadata.pysyncobj.records import LogEntry
 from vimraft.metadata.pysyncobj.recovery import recover, rewrite
 from vimraft.metadata.pysyncobj.scratch import ScratchDisk
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot
@@ -55,9 +56,10 @@ def read_log(config: PySyncObjConfig) -> Found | None:
         term = max(term, entry_term)
         if index <= applied:
             continue
-        if command[:1] == REGULAR:
-            state, _ = apply(state, command[1:])
-            undecided += index > commit
+        if batches.for_tables(command):
+            for data in batches.split(command):
+                state, _ = apply(state, data)
+                undecided += index > commit
         if index <= commit:
             committed = state
     return Found(

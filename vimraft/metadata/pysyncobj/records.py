@@ -27,6 +27,11 @@ LogEntry = tuple[bytes, int, int]
 
 REGULAR: Final = b"\x00"
 """First byte of an entry's command that is for the tables; the rest is the codec's."""
+BATCH: Final = b"\x10"
+"""The same of an entry with several (see batches.py)."""
+MAX_COMMAND_BYTES: Final = 32 << 10
+"""PySyncObj sends larger entries on a path of their own that mishandles some sizes (multiples of its
+batch size, config.BATCH_BYTES); commands are held well below it, so that the path is never taken."""
 MAGIC: Final = b"VIMRJRNL"
 VERSION: Final = 1
 STAMP_BYTES: Final = 16

@@ -15,7 +15,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from pysyncobj.node import TCPNode
 
+from vimraft.metadata.pysyncobj import batches
 from vimraft.metadata.pysyncobj.members import FIRST_RELEASE, parse_change
+from vimraft.metadata.pysyncobj.records import BATCH
 
 MAX_FRAME_BYTES: Final = 4 << 20
 MAX_ENTRY_BYTES: Final = 64 << 10
@@ -26,9 +28,9 @@ MAX_REASON_CHARS: Final = 512
 MAX_NUMBER: Final = (1 << 60) - 1
 """Bound of terms and indexes: what is added to them must still fit into 64 bits everywhere."""
 
-_NO_OP, _MEMBERSHIP, _REGULAR = 1, 2, 0
-_COMMANDS: Final = frozenset({_REGULAR, _NO_OP, _MEMBERSHIP})
-_FORWARDED: Final = frozenset({_REGULAR, _MEMBERSHIP})
+_NO_OP, _MEMBERSHIP, _REGULAR, _BATCH = 1, 2, 0, BATCH[0]
+_COMMANDS: Final = frozenset({_REGULAR, _NO_OP, _MEMBERSHIP, _BATCH})
+_FORWARDED: Final = frozenset({_REGULAR, _MEMBERSHIP, _BATCH})
 """First byte of what a follower may ask the leader to append. A change of PySyncObj's own code version
 (3) is never made here, and an unknown version would be applied again and again, without end."""
 
@@ -160,6 +162,8 @@ def decode(data: bytes) -> Message:
             raise WireError(f"apply_command of kind {kind.command[0]}")
         if kind.command[0] == _MEMBERSHIP:
             check_change(kind.command, made_now=True)
+        elif kind.command[0] == _BATCH:
+            _check_batch(kind.command)
     elif isinstance(kind, _ApplyCommandResponse):
         _check_response(kind)
     return message
@@ -177,6 +181,16 @@ def check_change(command: bytes, *, made_now: bool = False) -> None:
         raise WireError(printable(f"a membership change that cannot be read: {error}")) from None
     if not (node.host and 0 < node.port < 1 << 16 and node.address.isprintable()):
         raise WireError(printable(f"a membership change of {node.address!r}, which is no address"))
+
+
+def _check_batch(entry: bytes) -> None:
+    """Nothing that apply could not take apart may come into a log. Raises WireError."""
+    try:
+        count = sum(1 for _ in batches.split(entry))
+    except ValueError as error:
+        raise WireError(str(error)) from None
+    if not 0 < count <= batches.MAX_BATCH:
+        raise WireError(f"a batch of {count} commands")
 
 
 def decode_as(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, most_bytes: int) -> T:
@@ -212,6 +226,8 @@ def _check_append(message: _AppendEntries) -> None:
             raise WireError(f"append_entries: entry {entry_index} of term {entry_term} after {index - 1}")
         if command[0] == _MEMBERSHIP:
             check_change(command)
+        elif command[0] == _BATCH:
+            _check_batch(command)
         term = entry_term
     if term > message.term:
         raise WireError(f"append_entries of term {message.term} with an entry of term {term}")
