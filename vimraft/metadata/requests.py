@@ -18,7 +18,7 @@ from vimraft.core.commands import Command, Request
 from vimraft.core.ids import ClientId
 from vimraft.core.levels import FIRST
 
-PROPOSAL_LANES = 256
+PROPOSAL_LANES = 1024
 """Proposals of one node that may be under way at a time: a sync covers about half as many. Each lane that
 was ever used is a row in the tables."""
 MAX_REQUEST_ID_CHARS = 64
