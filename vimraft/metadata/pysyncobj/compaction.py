@@ -5,6 +5,9 @@ a snapshot is written. A follower that is just being sent an older one, or the e
 again with the newer one, and under a constant load never arrives. So a leader keeps its log for those that
 are catching up. Runs in the node's thread.
 
+The managers write their snapshots one after the other: all at once, as they would if each went by the length
+of its log alone, would slow the majority that every change waits for.
+
 Keeps: what waits is bounded by the length of the log and of its file; who does not answer holds nothing up.
 After a restart a log that is longer than its snapshot needs is trimmed by recovery.
 """
@@ -52,13 +55,22 @@ class Compaction:
                 self._trim_to = None
             else:
                 self._trim_if_free(now)
-        if (
-            self._trim_to is None
-            and now >= self._after_s
-            and node._getRaftLogSize() > node.config.compaction_entries
-        ):
+        if self._trim_to is None and now >= self._after_s and self._due():
             self._after_s = now + PAUSE_S
             node.forceLogCompaction()
+
+    def _due(self) -> bool:
+        """The log is longer than compaction_entries, and this node's turn has come since: each has its own in
+        every so many entries."""
+        node, period = self._node, self._node.config.compaction_entries
+        too_long = node._getRaftLogSize() - period
+        if too_long <= 0 or len(node.configuration.members) == 1:
+            return too_long > 0
+        addresses = sorted(node.configuration.members)
+        own = node.config.self_address
+        rank = addresses.index(own) if own in addresses else 0
+        turn = rank * period // len(addresses)
+        return too_long > (node.raftLastApplied - turn) % period or too_long > period
 
     def _trim_if_free(self, now: float) -> None:
         node, first = self._node, self._trim_to

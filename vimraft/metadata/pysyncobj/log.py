@@ -8,6 +8,7 @@ may rely on is in `proposals`, how members change in `member_changes`.
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 """The tables are millions of objects that live long and hold no cycles. At the default of 700 new objects
 Python looks for cycles at every dozen commands, and each time also at old ones: a sixth of the time."""
+SWITCH_S: Final = 0.001
+"""So long another thread may keep the interpreter from the node's, which commits wait for (default 0.005)."""
 STALE_STATUS_S: Final = 2.0
 """A node whose rounds stand still for this long is not believed any more (or for its fallback time)."""
 
@@ -61,6 +64,7 @@ async def open_log(
     selfcheck.check()
     config.check()
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_S)
     opened = PySyncObjLog(config, asyncio.get_running_loop())
     await asyncio.to_thread(opened.start, apply_command, fatal)
     return opened

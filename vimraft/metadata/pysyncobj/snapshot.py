@@ -42,6 +42,8 @@ INCOMING: Final = SNAPSHOT + ".incoming"
 BREATH_S: Final = 0.000_1
 """Between two pieces the writing thread sleeps this long. Merely giving the interpreter's lock up does not
 do: it would take it again before the thread that waits for it has woken."""
+BREATH_RATIO: Final = 3
+"""… or so many times as long as the piece took: commits go on beside it nearly as fast as without."""
 CLOSING_S: Final = 30.0
 
 Background = Callable[[Callable[[], None]], None]
@@ -61,6 +63,8 @@ class _Writing:
         """Set under the exchange's lock: it must not take the name any more."""
         self.done = threading.Event()
         self.succeeded = False
+        self.breathed_s = 0.0
+        """Processor time of the writing thread at its last breath."""
         self.lost = ""
         """The new name may vanish again, or not: why."""
 
@@ -133,6 +137,7 @@ class SnapshotExchange:
 
     def _write(self, writing: _Writing, snapshot: Snapshot) -> None:
         """In the background."""
+        writing.breathed_s = time.thread_time()
         try:
             self._disk.remove(NEW)
             file = self._disk.open(NEW, create=True)
@@ -320,7 +325,9 @@ class SnapshotExchange:
 def _breathe(writing: _Writing) -> None:
     if writing.dropped:
         raise _GivenUp
-    time.sleep(BREATH_S)
+    worked_s = time.thread_time() - writing.breathed_s
+    time.sleep(max(BREATH_S, BREATH_RATIO * worked_s))
+    writing.breathed_s = time.thread_time()
 
 
 def _entry(entry: LogEntry) -> LogEntry:

@@ -30,7 +30,7 @@ MAGIC: Final = b"VIMRAFT\x01"
 VERSION: Final = 2
 FIRST_VERSION: Final = 1
 MAX_SNAPSHOT_BYTES: Final = 1 << 30
-BREATHER_BYTES: Final = 32 << 10
+BREATHER_BYTES: Final = 16 << 10
 _HEADER = struct.Struct("<8sIIQ")
 _LENGTH = struct.Struct("<I")
 
