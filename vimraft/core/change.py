@@ -4,13 +4,14 @@ May live here: `Change`, and the questions that several subjects ask of the tabl
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId
 from vimraft.core.tables import RealVolume, Run, Segment, State, Volume
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True, gc=False):
     """The new tables (their index, history and dedupe are `apply`'s to set), and what to tell.
 
     `what` and `name` go into the history; an empty `what` means that nothing worth keeping happened.

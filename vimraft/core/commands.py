@@ -12,7 +12,7 @@ from vimraft.core.reasons import Reason
 from vimraft.core.tables import Manager, RealState, RealVolume, Settings, Site, Storage, Volume
 
 
-class FormCluster(Struct, frozen=True, tag=True, omit_defaults=True):
+class FormCluster(Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
     """First command of a cluster. Rejected (Exists) once formed, so all managers may propose it."""
 
     cluster_id: str
@@ -21,14 +21,14 @@ class FormCluster(Struct, frozen=True, tag=True, omit_defaults=True):
     """The level that the cluster begins with."""
 
 
-class ReadsLevel(Struct, frozen=True, array_like=True):
+class ReadsLevel(Struct, frozen=True, gc=False, array_like=True):
     """What a manager says of itself in its heartbeats."""
 
     manager: ManagerName
     level: int
 
 
-class SetLevel(Struct, frozen=True, tag=True):
+class SetLevel(Struct, frozen=True, gc=False, tag=True):
     """Move the cluster to a higher level. Rejected (CannotRead) while a manager cannot read it. At level 1
     the tables do not know that, so `reported` says it; a manager that it leaves out cannot."""
 
@@ -36,39 +36,39 @@ class SetLevel(Struct, frozen=True, tag=True):
     reported: tuple[ReadsLevel, ...] = ()
 
 
-class SetManager(Struct, frozen=True, tag=True):
+class SetManager(Struct, frozen=True, gc=False, tag=True):
     """Add a manager, or change the addresses of one."""
 
     manager: Manager
 
 
-class RemoveManager(Struct, frozen=True, tag=True):
+class RemoveManager(Struct, frozen=True, gc=False, tag=True):
     """Rejected (InUse) while it has sites, owns volumes or owes a release."""
 
     name: ManagerName
 
 
-class SetSite(Struct, frozen=True, tag=True):
+class SetSite(Struct, frozen=True, gc=False, tag=True):
     """Add a site, or change its manager or priority order. Unknown sites in the order are rejected."""
 
     site: Site
 
 
-class RemoveSite(Struct, frozen=True, tag=True):
+class RemoveSite(Struct, frozen=True, gc=False, tag=True):
     name: SiteName
 
 
-class SetStorage(Struct, frozen=True, tag=True):
+class SetStorage(Struct, frozen=True, gc=False, tag=True):
     """Add a storage, or change its URI; its site never changes while it has real volumes."""
 
     storage: Storage
 
 
-class RemoveStorage(Struct, frozen=True, tag=True):
+class RemoveStorage(Struct, frozen=True, gc=False, tag=True):
     address: StorageAddress
 
 
-class AddRealVolume(Struct, frozen=True, tag=True):
+class AddRealVolume(Struct, frozen=True, gc=False, tag=True):
     """Put a labelled, zeroed real volume into the pool of its site."""
 
     storage: StorageAddress
@@ -79,7 +79,7 @@ class AddRealVolume(Struct, frozen=True, tag=True):
     capacity_units: int
 
 
-class SetRealVolumeState(Struct, frozen=True, tag=True):
+class SetRealVolumeState(Struct, frozen=True, gc=False, tag=True):
     """`excluded`: keeps its data, gives no more space. `failed`: with the reason why."""
 
     storage: StorageAddress
@@ -88,14 +88,14 @@ class SetRealVolumeState(Struct, frozen=True, tag=True):
     reason: str = ""
 
 
-class RemoveRealVolume(Struct, frozen=True, tag=True):
+class RemoveRealVolume(Struct, frozen=True, gc=False, tag=True):
     """Rejected (InUse) while any segment or unconfirmed release lies on it."""
 
     storage: StorageAddress
     lun: int
 
 
-class BuildVolume(Struct, frozen=True, tag=True):
+class BuildVolume(Struct, frozen=True, gc=False, tag=True):
     """Build a virtual volume from conditions, all or nothing (placement happens inside apply).
 
     Takes first-fit space on active real volumes of `volume_class`, site after site in the order of
@@ -111,40 +111,40 @@ class BuildVolume(Struct, frozen=True, tag=True):
     copies: int = 1
 
 
-class GrowVolume(Struct, frozen=True, tag=True):
+class GrowVolume(Struct, frozen=True, gc=False, tag=True):
     name: VolumeName
     size_sectors: int
 
 
-class DeleteVolume(Struct, frozen=True, tag=True):
+class DeleteVolume(Struct, frozen=True, gc=False, tag=True):
     name: VolumeName
 
 
-class ConfirmRelease(Struct, frozen=True, tag=True):
+class ConfirmRelease(Struct, frozen=True, gc=False, tag=True):
     manager: ManagerName
     release_id: int
 
 
-class ReopenVolumes(Struct, frozen=True, tag=True):
+class ReopenVolumes(Struct, frozen=True, gc=False, tag=True):
     """The export of `manager` starts anew: epoch + 1 for every volume that it owns."""
 
     manager: ManagerName
     incarnation: str
 
 
-class RenewLease(Struct, frozen=True, tag=True):
+class RenewLease(Struct, frozen=True, gc=False, tag=True):
     manager: ManagerName
     incarnation: str
     counter: int
     installed_index: int
 
 
-class SetSetting(Struct, frozen=True, tag=True):
+class SetSetting(Struct, frozen=True, gc=False, tag=True):
     name: str
     value: int
 
 
-class Barrier(Struct, frozen=True, tag=True):
+class Barrier(Struct, frozen=True, gc=False, tag=True):
     """Changes nothing; whoever saw it applied reads tables that are current."""
 
 
@@ -171,7 +171,7 @@ Command = (
 )
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, gc=False):
     client: ClientId
     sequence: int
     at_ms: int
@@ -180,7 +180,7 @@ class Request(Struct, frozen=True):
     command: Command
 
 
-class Applied(Struct, frozen=True, tag=True):
+class Applied(Struct, frozen=True, gc=False, tag=True):
     index: int
     volume: Volume | None = None
     """The volume built, grown or deleted; None if its map is too long to be remembered for a retry
@@ -189,7 +189,7 @@ class Applied(Struct, frozen=True, tag=True):
     """The real volume added, changed or removed; None likewise if its free list is too long."""
 
 
-class Rejected(Struct, frozen=True, tag=True):
+class Rejected(Struct, frozen=True, gc=False, tag=True):
     index: int
     reason: Reason
 

@@ -6,9 +6,14 @@ state for as long as it likes, and a refused command trivially changes nothing (
 
 Units: *sectors* are 512 bytes; *units* are allocation units of `Settings.unit_bytes` on a real volume,
 unit 0 being the label, so the data of a real volume are units 1 … capacity_units.
+
+The structs are `gc=False`: frozen, and made of nothing but each other, they can never be part of a cycle, so
+the collector need not walk through them.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from immutables import Map
 from msgspec import Struct
@@ -37,7 +42,7 @@ class Run(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
-class Manager(Struct, frozen=True, omit_defaults=True):
+class Manager(Struct, frozen=True, gc=False, omit_defaults=True):
     """A site manager daemon. Addresses are `host:port`; `api_url` is `http://host:port`."""
 
     name: ManagerName
@@ -49,21 +54,21 @@ class Manager(Struct, frozen=True, omit_defaults=True):
     """The highest level that its release reads; 1 in all rows of a cluster of level 1 (see `levels`)."""
 
 
-class Site(Struct, frozen=True):
+class Site(Struct, frozen=True, gc=False):
     name: SiteName
     manager: ManagerName
     priority: tuple[SiteName, ...] = ()
     """Further sites to look for space at, in order, after this one."""
 
 
-class Storage(Struct, frozen=True):
+class Storage(Struct, frozen=True, gc=False):
     address: StorageAddress
     site: SiteName
     uri: str
     """Where the device is, for people and for the default URI of its LUNs (may be empty)."""
 
 
-class RealVolume(Struct, frozen=True):
+class RealVolume(Struct, frozen=True, gc=False):
     storage: StorageAddress
     lun: int
     site: SiteName
@@ -104,7 +109,7 @@ class Segment(Struct, frozen=True, gc=False, array_like=True):
         return RealId(self.storage, self.lun)
 
 
-class Replica(Struct, frozen=True):
+class Replica(Struct, frozen=True, gc=False):
     """One full copy. `segments` are sorted by virtual_first and tile 0 … size_sectors exactly."""
 
     local_name: LocalName
@@ -112,7 +117,7 @@ class Replica(Struct, frozen=True):
     segments: tuple[Segment, ...]
 
 
-class Volume(Struct, frozen=True):
+class Volume(Struct, frozen=True, gc=False):
     name: VolumeName
     size_sectors: int
     volume_class: str
@@ -130,7 +135,7 @@ class Volume(Struct, frozen=True):
         return self.size_sectors * SECTOR_BYTES
 
 
-class Release(Struct, frozen=True):
+class Release(Struct, frozen=True, gc=False):
     """Segments of a deleted volume, handed out again only when every manager in `waiting` has
     confirmed that it can no longer write there (and, where it holds them, that they are zero)."""
 
@@ -141,14 +146,14 @@ class Release(Struct, frozen=True):
     waiting: tuple[ManagerName, ...]
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     manager: ManagerName
     incarnation: str
     counter: int
     installed_index: int
 
 
-class Settings(Struct, frozen=True):
+class Settings(Struct, frozen=True, gc=False):
     unit_bytes: int = 1 << 20
     lease_ms: int = 4_000
     io_timeout_ms: int = 30_000
@@ -156,7 +161,7 @@ class Settings(Struct, frozen=True):
     """How many map changes `history` keeps."""
 
 
-class SegmentsBefore(Struct, frozen=True, array_like=True):
+class SegmentsBefore(Struct, frozen=True, gc=False, array_like=True):
     """A list of segments as it was: the `first` and the `last` ones of the present list, `gone` between."""
 
     first: int
@@ -164,7 +169,7 @@ class SegmentsBefore(Struct, frozen=True, array_like=True):
     gone: tuple[Segment, ...]
 
 
-class FreeBefore(Struct, frozen=True, array_like=True):
+class FreeBefore(Struct, frozen=True, gc=False, array_like=True):
     """A free list as it was, in the same way."""
 
     first: int
@@ -172,7 +177,7 @@ class FreeBefore(Struct, frozen=True, array_like=True):
     gone: tuple[Run, ...]
 
 
-class VolumeBefore(Struct, frozen=True, omit_defaults=True):
+class VolumeBefore(Struct, frozen=True, gc=False, omit_defaults=True):
     """A virtual volume as it was."""
 
     name: VolumeName
@@ -182,7 +187,7 @@ class VolumeBefore(Struct, frozen=True, omit_defaults=True):
     """One for each replica of `row`, from the present segments of the local name."""
 
 
-class RealBefore(Struct, frozen=True, omit_defaults=True):
+class RealBefore(Struct, frozen=True, gc=False, omit_defaults=True):
     """A real volume as it was."""
 
     storage: StorageAddress
@@ -192,7 +197,7 @@ class RealBefore(Struct, frozen=True, omit_defaults=True):
     free: FreeBefore | None = None
 
 
-class Before(Struct, frozen=True, omit_defaults=True):
+class Before(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a change replaced: enough to go from the tables after it to those before it. A row that is None
     did not exist."""
 
@@ -206,7 +211,7 @@ class Before(Struct, frozen=True, omit_defaults=True):
     """The volumes of this manager had the epoch before their present one."""
 
 
-class MapChange(Struct, frozen=True, omit_defaults=True):
+class MapChange(Struct, frozen=True, gc=False, omit_defaults=True):
     index: int
     at_ms: int
     who: str
@@ -217,7 +222,7 @@ class MapChange(Struct, frozen=True, omit_defaults=True):
     """None: not known (any more), so nobody can look behind this change."""
 
 
-class ClientResult(Struct, frozen=True, omit_defaults=True):
+class ClientResult(Struct, frozen=True, gc=False, omit_defaults=True):
     sequence: int
     index: int
     outcome: bytes
@@ -228,10 +233,10 @@ class ClientResult(Struct, frozen=True, omit_defaults=True):
     """Of the command; 0 in all rows of a cluster of level 1."""
 
 
-class State(NamedTuple):
+class State(Struct, frozen=True, gc=False):
     """All tables after `index` commands. Never mutated: `apply` returns a new one."""
 
-    index: int = 0  # type: ignore[assignment]  # hides tuple.index
+    index: int = 0
     cluster_id: str = ""
     settings: Settings = Settings()
     managers: Map[ManagerName, Manager] = Map()
@@ -250,3 +255,7 @@ class State(NamedTuple):
     """Which behaviours and which encoding hold here; see `levels`."""
     remembered: int = 0
     """Weight of what the history remembers (`history.weight`): kept so that nobody has to add it up."""
+
+    def _replace(self, **changes: Any) -> "State":
+        """As that of a NamedTuple, at a fifth of the time."""
+        return msgspec.structs.replace(self, **changes)
