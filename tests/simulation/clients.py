@@ -6,6 +6,7 @@ manager. A request of which *every* attempt was certainly not done may be given 
 effect.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -58,6 +59,7 @@ class Client:
         think_s: float,
         *,
         may_give_up: bool,
+        beat_s: float = 0.0,
     ) -> None:
         self.name = name
         self._world = world
@@ -67,6 +69,7 @@ class Client:
         self._think_s = think_s
         self._may_give_up = may_give_up
         """Not where the network repeats messages: then a copy of a refused one may still be accepted."""
+        self._beat_s = beat_s
         self._random: random.Random = world.fork_random(name)
         self._sequence = 0
         self.idle = True
@@ -75,7 +78,11 @@ class Client:
         self.finished = 0
 
     def start(self) -> None:
-        self._world.after(self._random.random() * self._think_s, self._begin)
+        self._begin_after(self._random.random() * self._think_s)
+
+    def _begin_after(self, pause_s: float) -> None:
+        when, beat_s = self._world.now + pause_s, self._beat_s
+        self._world.at(math.ceil(when / beat_s) * beat_s if beat_s else when, self._begin)
 
     def _begin(self) -> None:
         if self.stopping:
@@ -88,6 +95,8 @@ class Client:
         self._data = make(self.name, self._sequence)
         self._floor = self._checks.completed
         self._doubt = False
+        # All that begin at this beat ask the same machine, so that it has several commands in one round.
+        self._choice = round(self._world.now / self._beat_s) if self._beat_s else None
         self._open_session()
 
     def _open_session(self) -> None:
@@ -95,7 +104,10 @@ class Client:
         if not machines:
             self._world.after(0.2, self._open_session)
             return
-        self._machine = self._random.choice(machines)
+        together, self._choice = self._choice, None
+        self._machine = (
+            self._random.choice(machines) if together is None else machines[together % len(machines)]
+        )
         self._life = self._machine.life
         self._deadline = self._world.now + self._random.uniform(*SESSION_S)
         self._attempt_s = FIRST_ATTEMPT_S
@@ -175,4 +187,4 @@ class Client:
     def _next(self) -> None:
         self.idle = True
         if not self.stopping:
-            self._world.after(self._random.random() * 2 * self._think_s, self._begin)
+            self._begin_after(self._random.random() * 2 * self._think_s)

@@ -25,7 +25,7 @@ from tests.simulation.network import Connection
 from tests.simulation.operator import Operator
 from tests.simulation.patches import replaced
 from tests.simulation.settings import Settings, choose
-from tests.simulation.tables import TablesApplication
+from tests.simulation.tables import FIRST_TABLES, TablesApplication
 from tests.simulation.world import World
 from vimraft.core.tables import State
 from vimraft.metadata.pysyncobj import identity, node, snapshot
@@ -46,6 +46,17 @@ STATUS_S = 1.0
 WRITING_S = (0.0, 0.15)
 CHUNK_BYTES = 1024
 """Of a snapshot on the wire: several messages each."""
+
+
+class _Unhurried:
+    """In the place of `time` where a snapshot is written: it never pauses."""
+
+    @staticmethod
+    def thread_time() -> float:
+        return 0.0
+
+    @staticmethod
+    def sleep(seconds: float) -> None: ...
 
 
 class _Frame(bytes):
@@ -267,6 +278,7 @@ class Hardened:
         if self._mutation is not None:
             chosen = msgspec.structs.replace(chosen, **MUTATIONS[self._mutation].settings)
         self._settings = chosen
+        self.application.first = FIRST_TABLES[chosen.level]
         self._random: random.Random = world.fork_random("ids")
         return self._settings
 
@@ -279,7 +291,7 @@ class Hardened:
             mutated(self._mutation),
             replaced(identity, uuid=ids),
             replaced(node, STATUS_S=STATUS_S),
-            replaced(snapshot, SNAPSHOT_CHUNK_BYTES=CHUNK_BYTES, time=SimpleNamespace(sleep=lambda _s: None)),
+            replaced(snapshot, SNAPSHOT_CHUNK_BYTES=CHUNK_BYTES, time=_Unhurried),
         ):
             yield
 
@@ -308,6 +320,7 @@ class Hardened:
             election_max_ms=int(timing.election_max_s * 1000),
             heartbeat_ms=int(timing.heartbeat_s * 1000),
             compaction_entries=timing.compaction_entries,
+            journal_slack_bytes=self._settings.journal_slack_bytes,
         )
 
     def boot(self, machine: Machine) -> RaftNode:

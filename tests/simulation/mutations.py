@@ -237,7 +237,7 @@ _COMPACTION = {"faults": ("compaction-kill", "compaction-power", "crash-in-disk"
 _POWER = {"faults": ("power", "power-all", "kill-leader", "crash-in-disk"), "fault_every_s": 0.4}
 _WIPES = {"faults": ("wipe", "kill-leader")}
 _MEMBERS = {"machines": 5, "faults": ("members", "members", "members", "partition"), "fault_every_s": 0.4}
-_LAGGING = {"faults": ("pause", "cut", "slow-link"), "duplicate": 0.5, "think_s": 0.1}
+_LAGGING = {"faults": ("pause", "cut", "slow-link"), "duplicate": 0.5, "think_s": 0.1, "beat_s": 0.0}
 
 
 class Mutation(Struct, frozen=True):

@@ -5,7 +5,7 @@ combination gets its turn, and no fault hides another).
 """
 
 import random
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -68,6 +68,11 @@ class Settings(Struct, frozen=True):
     drift: float
     exact_rounds: bool
     sync_s: float
+    level: int = 1
+    """Of the tables: from 2 on an entry may hold several commands."""
+    journal_slack_bytes: int = 0
+    beat_s: float = 0.0
+    """Clients begin together, at multiples of this, and ask the same machine. 0: each on its own."""
 
 
 def choose(rng: random.Random, *, hardened: bool, only: tuple[str, ...] = ()) -> Settings:
@@ -97,4 +102,13 @@ def choose(rng: random.Random, *, hardened: bool, only: tuple[str, ...] = ()) ->
         drift=rng.choice((0.0, 0.05, 0.2)),
         exact_rounds=rng.random() < 0.25,
         sync_s=rng.choice((0.0, 0.0005, 0.005)),
+        **(_formats(rng) if hardened else {}),
     )
+
+
+def _formats(rng: random.Random) -> dict[str, Any]:
+    return {
+        "level": rng.choice((1, 2, 2)),
+        "journal_slack_bytes": rng.choice((0, 2_000)),
+        "beat_s": rng.choice((0.0, 0.1, 0.5)),
+    }

@@ -79,6 +79,7 @@ class Run:
                 lambda: self.machines,
                 settings.think_s,
                 may_give_up=settings.duplicate == 0.0,
+                beat_s=settings.beat_s,
             )
             for number in range(settings.clients)
         ]

@@ -16,12 +16,15 @@ from vimraft.core.commands import (
     Barrier,
     BuildVolume,
     FormCluster,
+    ReadsLevel,
     ReopenVolumes,
+    SetLevel,
     SetManager,
     SetSite,
     SetStorage,
 )
 from vimraft.core.ids import ClientId
+from vimraft.core.levels import FIRST, LATEST
 from vimraft.core.tables import Settings, Site, State, Storage
 from vimraft.metadata.requests import client_of_request, encode
 
@@ -30,7 +33,7 @@ MAX_CLIENTS = 8
 MAX_REMEMBERED = 4_096
 
 
-def _first_tables() -> State:
+def _first_tables(level: int) -> State:
     """Formed, with a manager and a volume for each client; otherwise every run would begin with this."""
     tables = Tables()
     tables.applied(FormCluster("simulated", Settings(history_changes=16)))
@@ -41,16 +44,21 @@ def _first_tables() -> State:
         tables.applied(SetStorage(Storage(f"02{number}a00", name, "")))
         tables.applied(AddRealVolume(f"02{number}a00", 0, "ssd", f"file:///{name}", f"label-{name}", 4))
         tables.applied(BuildVolume(name, UNIT_SECTORS, "ssd", name))
-    return tables.state._replace(index=0, clients=State().clients, history=State().history)
+    if level > tables.state.level:
+        reads = tuple(ReadsLevel(name, level) for name in tables.state.managers)
+        tables.applied(SetLevel(level, reads))
+    return tables.state._replace(index=0, clients=State().clients, history=State().history, remembered=0)
 
 
-FIRST_TABLES = _first_tables()
+FIRST_TABLES = {level: _first_tables(level) for level in range(FIRST, LATEST + 1)}
+"""By level."""
 
 
 class TablesApplication:
     """Application (clients.py). One for each run."""
 
     def __init__(self) -> None:
+        self.first = FIRST_TABLES[FIRST]
         self._requests: dict[bytes, bytes] = {}
         self._results: dict[tuple[int, bytes], tuple[State, State, bytes]] = {}
 
@@ -69,7 +77,7 @@ class TablesApplication:
         """(tables, outcome, the request that took effect). Nodes that hold the very same tables share the
         work: that `apply` depends on nothing else is tested elsewhere."""
         if state.index == 0:
-            state = FIRST_TABLES
+            state = self.first
         key = (id(state), data)
         known = self._results.get(key)
         if known is None:
@@ -91,10 +99,8 @@ class TablesApplication:
         return None
 
     def counts(self, node: Any) -> dict[str, int] | None:
-        state = node.state if node.state.index else FIRST_TABLES
-        return {
-            name: volume.epoch - FIRST_TABLES.volumes[name].epoch for name, volume in state.volumes.items()
-        }
+        state = node.state if node.state.index else self.first
+        return {name: volume.epoch - self.first.volumes[name].epoch for name, volume in state.volumes.items()}
 
     def digest(self, node: Any) -> str:
         return encode_state(node.state).hex()

@@ -62,7 +62,11 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.disk = SimDisk()
         self.config = PySyncObjConfig(
-            self_address=HERE, members=(HERE, PEER, OTHER), data_dir=path, allow_plaintext=True
+            self_address=HERE,
+            members=(HERE, PEER, OTHER),
+            data_dir=path,
+            allow_plaintext=True,
+            journal_slack_bytes=0,
         )
         self.applied: list[bytes] = []
         self.ended: list[tuple[int, str]] = []
