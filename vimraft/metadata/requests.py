@@ -30,6 +30,7 @@ class Lanes:
     def __init__(self, node: str, count: int = PROPOSAL_LANES) -> None:
         self._prefix = f"{node}/{secrets.token_hex(8)}"
         self._free = list(range(count))
+        self._taken = bytearray(count)
         self._sequences = [0] * count
 
     @property
@@ -39,11 +40,13 @@ class Lanes:
     def take(self) -> tuple[int, ClientId, int]:
         """(lane, client id, sequence). The caller has made sure that a lane is free."""
         lane = heapq.heappop(self._free)
+        self._taken[lane] = True
         self._sequences[lane] += 1
         return lane, ClientId(f"{self._prefix}/{lane}"), self._sequences[lane]
 
     def give(self, lane: int) -> None:
-        assert lane not in self._free
+        assert self._taken[lane]
+        self._taken[lane] = False
         heapq.heappush(self._free, lane)
 
 

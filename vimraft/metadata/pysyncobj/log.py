@@ -6,6 +6,7 @@ may rely on is in `proposals`, how members change in `member_changes`.
 """
 
 import asyncio
+import functools
 import gc
 import os
 import sys
@@ -78,6 +79,7 @@ class PySyncObjLog:
         self._config = config
         self._loop = loop
         self._closed = False
+        self._stale_s = max(STALE_STATUS_S, config.fallback_ms / 1000)
         self._subscriptions = Subscriptions(loop, lambda: self._node.state)
         self._proposals = Proposals(
             config.self_address,
@@ -133,8 +135,7 @@ class PySyncObjLog:
         published = self._node.published
         assert published is not None
         taken, status = published
-        limit_s = max(STALE_STATUS_S, self._config.fallback_ms / 1000)
-        if not self._closed and self._node.clock() - taken <= limit_s:
+        if not self._closed and self._node.clock() - taken <= self._stale_s:
             return status
         return structs.replace(
             status,
@@ -154,7 +155,7 @@ class PySyncObjLog:
         if request_id is not None:
             data = encode(client_of_request(request_id), 1, who, command, level=self.state.level)
             return await self._commit(data, deadline)
-        lane, client, sequence = await self._proposals.lane(deadline)
+        lane, client, sequence = self._proposals.free_lane() or await self._proposals.lane(deadline)
         try:
             data = encode(client, sequence, who, command, level=self.state.level)
             return await self._commit(data, deadline)
@@ -169,7 +170,7 @@ class PySyncObjLog:
         if len(data) > MAX_COMMAND_BYTES:
             too_long = f"is longer than {MAX_COMMAND_BYTES} bytes"
             return Rejected(self.state.index, Invalid("command", f"{len(data)} bytes", too_long))
-        result = await self._proposals.until(deadline, lambda done: self._node.commit(data, done))
+        result = await self._proposals.until(deadline, functools.partial(self._node.commit, data))
         assert result is not None
         return decode_outcome(result)
 

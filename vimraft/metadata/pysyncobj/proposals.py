@@ -11,6 +11,7 @@ What waits is bounded: lanes (one command each under way), and a queue before th
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -59,12 +60,12 @@ class Answers:
         self._loop = loop
         self._tell_subscribers = tell_subscribers
         self._changed = False
-        self._queue: deque[tuple[asyncio.Future[Result], Result]] = deque()
+        self._queue: deque[tuple[asyncio.Future[Result], bytes | None, int]] = deque()
         self._scheduled = False
 
-    def put(self, future: "asyncio.Future[Result]", result: Result) -> None:
+    def put(self, future: "asyncio.Future[Result]", result: bytes | None, code: int) -> None:
         """The node's thread; it will `flush`."""
-        self._queue.append((future, result))
+        self._queue.append((future, result, code))
 
     def changed(self) -> None:
         """The tables have been replaced. The node's thread; it will `flush`."""
@@ -87,8 +88,8 @@ class Answers:
             self._tell_subscribers()
         queue = self._queue
         while queue:
-            future, result = queue.popleft()
-            _settle(future, result)
+            future, result, code = queue.popleft()
+            _settle(future, (result, code))
 
 
 class Proposals:
@@ -114,6 +115,10 @@ class Proposals:
         self._sweeping = False
         self._closed = False
 
+    def free_lane(self) -> tuple[int, ClientId, int] | None:
+        """As `lane` gives it, if nobody has to wait."""
+        return self._lanes.take() if self._lanes.free > self._promised else None
+
     async def lane(self, deadline: float) -> tuple[int, ClientId, int]:
         """(lane, client, sequence) for one command; give the lane back. Raises Unavailable."""
         if self._lanes.free <= self._promised:
@@ -124,10 +129,10 @@ class Proposals:
         waiting = self._waiting
         if len(waiting) >= MAX_PENDING_PROPOSALS:
             raise Unavailable(f"{len(waiting)} proposals are waiting already")
-        turn: asyncio.Future[Result] = self._loop.create_future()
+        turn = self._expect(deadline)
         waiting.append(turn)
         try:
-            _, code = await self._settled(turn, deadline)
+            _, code = await turn
         except asyncio.CancelledError:
             if turn.cancelled() or turn.result() != _YOUR_TURN:
                 waiting.remove(turn)
@@ -135,6 +140,8 @@ class Proposals:
                 self._promised -= 1  # it was ours already: the next one has it
                 self._next_turn()
             raise
+        finally:
+            del self._pending[turn]
         if code == _YOUR_TURN[1]:
             self._promised -= 1
             return
@@ -185,24 +192,22 @@ class Proposals:
 
     async def attempt(self, submit: Submit, until: float) -> Result:
         """One; its result, or (None, NO_ANSWER) at `until` (the loop's time)."""
+        future = self._expect(until)
+        try:
+            submit(functools.partial(self.answers.put, future))
+            return await future
+        finally:
+            del self._pending[future]
+
+    def _expect(self, until: float) -> "asyncio.Future[Result]":
+        """A result to come; (None, NO_ANSWER) at `until`, within SWEEP_S. Who waits for it takes it out of
+        `_pending`."""
         future: asyncio.Future[Result] = self._loop.create_future()
-
-        def done(result: bytes | None, code: int) -> None:
-            self.answers.put(future, (result, code))
-
-        submit(done)
-        return await self._settled(future, until)
-
-    async def _settled(self, future: "asyncio.Future[Result]", until: float) -> Result:
-        """Its result, or (None, NO_ANSWER) at `until`, within SWEEP_S."""
         self._pending[future] = until
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
-        try:
-            return await future
-        finally:
-            del self._pending[future]
+        return future
 
     def _sweep(self) -> None:
         # One timer for all: one for each would cost more than the rest of a proposal.
