@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 
 from vimraft.core.chunked import Chunked
 
-Step = tuple[str, int]
-steps = st.lists(st.tuples(st.sampled_from(["append", "drop"]), st.integers(0, 40)), max_size=30)
+Step = tuple[int, int]
+"""So many are dropped, so many appended."""
+steps = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), max_size=30)
 
 
 @given(st.lists(st.integers(), max_size=100), steps)
 def test_it_is_the_tuple_that_it_stands_for(first: list[int], given_steps: list[Step]) -> None:
     chunked, plain = Chunked(first), tuple(first)
-    for kind, count in given_steps:
-        if kind == "append":
-            for number in range(count):
-                chunked, plain = chunked.appended(number), (*plain, number)
-        else:
-            count = min(count, len(plain))
-            chunked, plain = chunked.without_first(count), plain[count:]
+    for drop, append in given_steps:
+        for number in range(append):
+            count = min(drop, len(plain)) if number == 0 else 0
+            assert chunked.first(count) == plain[:count]
+            chunked, plain = chunked.rolled(count, number), (*plain[count:], number)
         assert len(chunked) == len(plain)
         assert tuple(chunked) == plain
         assert tuple(reversed(chunked)) == plain[::-1]
@@ -39,5 +38,7 @@ def test_what_is_not_there_is_an_error() -> None:
     for at in (3, -4):
         with pytest.raises(IndexError):
             three[at]
+    with pytest.raises(IndexError):
+        three.rolled(4, 4)
     assert three != Chunked([1, 2])
     assert three != [1, 2, 3]

@@ -35,7 +35,7 @@ from vimraft.core import (
 from vimraft.core.change import Change, reals_of
 from vimraft.core.chunked import Chunked
 from vimraft.core.commands import Applied, Command, Outcome, Rejected, Request
-from vimraft.core.ids import RealId, VolumeName
+from vimraft.core.ids import RealId
 from vimraft.core.nesting import nesting_exceeds
 from vimraft.core.reasons import Invalid, Malformed, NotFormed, Outdated, Reason
 from vimraft.core.tables import ClientResult, MapChange, RealVolume, State, Volume
@@ -71,7 +71,7 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.ConfirmRelease: apply_volumes.confirm_release,
     commands.ReopenVolumes: apply_volumes.reopen,
 }
-_NOT_KEPT = (commands.Barrier, commands.RenewLease, commands.SetLevel)
+_NOT_KEPT = frozenset((commands.Barrier, commands.RenewLease, commands.SetLevel))
 
 
 def apply(state: State, data: bytes) -> tuple[State, bytes]:
@@ -80,7 +80,7 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
     request = _decode(state, data)
     if isinstance(request, Malformed):
         return state._replace(index=index), codec.encode_outcome(Rejected(index, request), state.level)
-    kept = not isinstance(request.command, _NOT_KEPT)
+    kept = type(request.command) not in _NOT_KEPT
     if kept:
         known = state.clients.get(request.client)
         digest = codec.command_digest(request.command)
@@ -92,10 +92,9 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
     result = _decide(state, request.command, request.at_ms)
     outcome = codec.encode_outcome(_bounded(_outcome(index, result), state.level), state.level)
     after = result.state if isinstance(result, Change) else state
-    changes, remembered = after.history, after.remembered
+    changes, remembered, clients = after.history, after.remembered, after.clients
     if isinstance(result, Change) and result.what:
         changes, remembered = _history(state, after, index, request, result)
-    clients = after.clients
     if kept:
         at_ms = request.at_ms if state.level >= levels.RESULTS_HAVE_TIME else 0
         kept_result = ClientResult(request.sequence, index, outcome, digest, at_ms)
@@ -168,6 +167,8 @@ def _outcome(index: int, result: Change | Reason) -> Outcome:
 def _bounded(outcome: Outcome, level: int) -> Outcome:
     if isinstance(outcome, Rejected):
         return outcome
+    if outcome.volume is None and outcome.real is None:
+        return outcome
     most = MAX_OUTCOME_SEGMENTS_KEPT_LONG if level >= levels.RESULTS_HAVE_TIME else MAX_OUTCOME_SEGMENTS
     volume: Volume | None = outcome.volume
     if volume is not None and sum(len(r.segments) for r in volume.replicas) > most:
@@ -192,19 +193,35 @@ def _history(
 
 
 def _touched(before: State, after: State, command: Command) -> history.Touched:
-    match command:
-        case commands.BuildVolume() | commands.GrowVolume() | commands.DeleteVolume():
-            return history.touched_by_volume(before, VolumeName(command.name), after)
-        case commands.ConfirmRelease():
-            reals = reals_of(before.releases[command.release_id].segments)
-            return history.Touched(reals=tuple(sorted(reals)))
-        case commands.SetStorage():
-            return history.Touched(storages=(command.storage.address,))
-        case commands.RemoveStorage():
-            return history.Touched(storages=(command.address,))
-        case commands.ReopenVolumes():
-            return history.Touched(epochs_of=command.manager)
-        case commands.AddRealVolume() | commands.SetRealVolumeState() | commands.RemoveRealVolume():
-            return history.Touched(reals=(RealId(command.storage, command.lun),))
-        case _:
-            return history.Touched()
+    touched = _TOUCHED.get(type(command))
+    return _NOTHING_LARGE if touched is None else touched(before, after, command)
+
+
+def _one_volume(before: State, after: State, command: Any) -> history.Touched:
+    return history.touched_by_volume(before, command.name, after)
+
+
+def _one_real(_before: State, _after: State, command: Any) -> history.Touched:
+    return history.Touched(reals=(RealId(command.storage, command.lun),))
+
+
+def _released_reals(before: State, _after: State, command: commands.ConfirmRelease) -> history.Touched:
+    reals = reals_of(before.releases[command.release_id].segments)
+    return history.Touched(reals=tuple(sorted(reals)))
+
+
+_NOTHING_LARGE = history.Touched()
+_TOUCHED: dict[type, Callable[[State, State, Any], history.Touched]] = {
+    commands.BuildVolume: _one_volume,
+    commands.GrowVolume: _one_volume,
+    commands.DeleteVolume: _one_volume,
+    commands.ConfirmRelease: _released_reals,
+    commands.SetStorage: lambda _before, _after, command: history.Touched(
+        storages=(command.storage.address,)
+    ),
+    commands.RemoveStorage: lambda _before, _after, command: history.Touched(storages=(command.address,)),
+    commands.ReopenVolumes: lambda _before, _after, command: history.Touched(epochs_of=command.manager),
+    commands.AddRealVolume: _one_real,
+    commands.SetRealVolumeState: _one_real,
+    commands.RemoveRealVolume: _one_real,
+}

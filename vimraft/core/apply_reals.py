@@ -29,7 +29,7 @@ def set_storage(state: State, command: SetStorage) -> Change | Reason:
     storage = command.storage
     problem = (
         checks.name_invalid("storage address", storage.address)
-        or checks.sites_missing(state, "site", (storage.site,))
+        or checks.site_missing(state, storage.site)
         or checks.text_invalid("storage URI", storage.uri, checks.MAX_URI_CHARS, may_be_empty=True)
     )
     if problem is not None:

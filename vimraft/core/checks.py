@@ -54,6 +54,8 @@ def shown(value: str) -> str:
 
 def clipped(text: str) -> str:
     """Free text as the tables keep it: printable and at most MAX_TEXT_CHARS."""
+    if len(text) <= MAX_TEXT_CHARS and text.isprintable():
+        return text
     printable = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
     return printable if len(printable) <= MAX_TEXT_CHARS else printable[: MAX_TEXT_CHARS - 1] + "…"
 
@@ -152,14 +154,19 @@ def manager_missing(state: State, name: ManagerName) -> NotFound | None:
     return None if name in state.managers else NotFound("manager", shown(name), listed(state.managers.keys()))
 
 
+def site_missing(state: State, name: SiteName) -> NotFound | None:
+    return None if name in state.sites else NotFound("site", shown(name), listed(state.sites.keys()))
+
+
 def sites_missing(state: State, field: str, sites: tuple[SiteName, ...]) -> Reason | None:
     """Every site of a list exists, once."""
     if len(sites) > MAX_SITES:
         return Invalid(field, f"{len(sites)} sites", f"lists more than {MAX_SITES} sites")
     seen: set[SiteName] = set()
     for site in sites:
-        if site not in state.sites:
-            return NotFound("site", shown(site), listed(state.sites.keys()))
+        missing = site_missing(state, site)
+        if missing is not None:
+            return missing
         if site in seen:
             return Invalid(field, shown(site), "is listed twice")
         seen.add(site)

@@ -28,26 +28,29 @@ class Chunked(Sequence[T]):
         """Elements at the beginning of the first chunk (or of the tail) that are gone."""
         self._length = len(every)
 
-    def appended(self, element: T) -> "Chunked[T]":
-        """This one and `element` behind it."""
-        return self._with(self._chunks, (*self._tail, element), self._skip, self._length + 1)
-
-    def without_first(self, count: int) -> "Chunked[T]":
-        """This one but for its first `count` elements; there are as many."""
-        if not count:
-            return self
-        gone, skip = divmod(self._skip + count, _CHUNK)
-        if gone <= len(self._chunks):
-            return self._with(self._chunks[gone:], self._tail, skip, self._length - count)
-        raise IndexError(f"{count} of {self._length} elements")
-
-    @staticmethod
-    def _with(chunks: tuple[tuple[T, ...], ...], tail: tuple[T, ...], skip: int, length: int) -> "Chunked[T]":
-        made: Chunked[T] = Chunked.__new__(Chunked)
+    def rolled(self, count: int, element: T) -> "Chunked[T]":
+        """This one without its first `count` elements, and with `element` behind it."""
+        if count > self._length:
+            raise IndexError(f"{count} of {self._length} elements")
+        chunks, tail, skip = self._chunks, (*self._tail, element), self._skip + count
         if len(tail) == _CHUNK:
             chunks, tail = (*chunks, tail), ()
-        made._chunks, made._tail, made._skip, made._length = chunks, tail, skip, length
+        if skip >= _CHUNK:
+            gone, skip = divmod(skip, _CHUNK)
+            chunks = chunks[gone:]
+        made: Chunked[T] = Chunked.__new__(Chunked)
+        made._chunks = chunks
+        made._tail = tail
+        made._skip = skip
+        made._length = self._length + 1 - count
         return made
+
+    def first(self, count: int) -> tuple[T, ...]:
+        """The first `count` elements; in constant time if they are few."""
+        end = self._skip + count
+        if self._chunks and end <= _CHUNK:
+            return self._chunks[0][self._skip : end]
+        return tuple(islice(self, count))
 
     def __len__(self) -> int:
         return self._length

@@ -33,6 +33,8 @@ from vimraft.core.tables import (
 )
 
 T = TypeVar("T")
+SMALL_BYTES = 4_096
+"""Below it a copy of the bytes takes less time than a view of them."""
 
 
 class CodecError(ValueError):
@@ -60,18 +62,19 @@ _encoder = msgspec.msgpack.Encoder()
 _request = msgspec.msgpack.Decoder(Request)
 _outcome = msgspec.msgpack.Decoder(Applied | Rejected)
 _snapshot = msgspec.msgpack.Decoder(_Snapshot)
+_VERSION_BYTE = {level: bytes([level]) for level in range(levels.FIRST, levels.LATEST + 1)}
+_BRING_LEVEL = (FormCluster, SetLevel)
 
 
 def _encode(value: Any, level: int) -> bytes:
-    assert levels.readable(level)
-    return bytes([level]) + _encoder.encode(value)
+    return _VERSION_BYTE[level] + _encoder.encode(value)
 
 
 def level_of(data: bytes, what: str) -> int:
     """The level that bytes were written for. Raises CodecError for one that this release does not read."""
     if not data:
         raise CodecError(f"{what}: is empty")
-    if not levels.readable(data[0]):
+    if data[0] not in _VERSION_BYTE:
         raise CodecError(
             f"{what}: format version {data[0]}, this release reads {levels.FIRST} to {levels.LATEST}; "
             "start the release that wrote it"
@@ -79,16 +82,16 @@ def level_of(data: bytes, what: str) -> int:
     return data[0]
 
 
-def _decode(decode: "Callable[[memoryview], T]", data: bytes, what: str) -> T:
+def _decode(decode: "Callable[[bytes | memoryview], T]", data: bytes, what: str) -> T:
     try:
-        return decode(memoryview(data)[1:])
+        return decode(data[1:] if len(data) < SMALL_BYTES else memoryview(data)[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"{what}: {error}") from None
 
 
 def level_brought(command: Command) -> int:
     """The level that a cluster has after `command`, if it is one that decides that; else the first."""
-    return command.level if isinstance(command, FormCluster | SetLevel) else levels.FIRST
+    return command.level if isinstance(command, _BRING_LEVEL) else levels.FIRST
 
 
 def request_level(command: Command, cluster_level: int) -> int:
@@ -149,8 +152,7 @@ def encode_state(state: State) -> bytes:
 
 def encode_state_pieces(state: State) -> Iterator[bytes]:
     """The bytes of `encode_state`, a bounded part at a time."""
-    assert levels.readable(state.level)
-    yield bytes([state.level])
+    yield _VERSION_BYTE[state.level]
     yield from pieces(_raw(state), _encoder.encode)
 
 

@@ -54,7 +54,7 @@ _decoder = msgspec.msgpack.Decoder(
 )
 
 
-def decode_first_request(data: memoryview) -> Request:
+def decode_first_request(data: bytes | memoryview) -> Request:
     """Without the version byte. Raises msgspec.MsgspecError, UnicodeDecodeError, RecursionError."""
     raw: Any = _decoder.decode(data)
     return Request(raw.client, raw.sequence, raw.at_ms, raw.who, _present(raw.command))

@@ -12,11 +12,11 @@ all that the tables for people are made of. Not: releases, leases and clients, w
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from immutables import Map
+from msgspec import Struct
 
 from vimraft.core.change import reals_of, volume_segments
 from vimraft.core.chunked import Chunked
@@ -39,7 +39,7 @@ MAX_REMEMBERED: Final = 1 << 16
 T = TypeVar("T")
 
 
-class Touched(NamedTuple):
+class Touched(Struct, frozen=True, gc=False):
     """The rows that a command may have changed, where looking at all would take too long."""
 
     volumes: tuple[VolumeName, ...] = ()
@@ -153,9 +153,11 @@ def kept(state: State, change: MapChange) -> tuple[Chunked[MapChange], int]:
     keep = state.settings.history_changes
     if not keep:
         return Chunked(), 0
+    total = state.remembered + weight(change)
     dropped = max(0, len(state.history) + 1 - keep)
-    total = state.remembered + weight(change) - sum([weight(old) for old in islice(state.history, dropped)])
-    changes = state.history.without_first(dropped).appended(change)
+    for old in state.history.first(dropped):
+        total -= weight(old)
+    changes = state.history.rolled(dropped, change)
     return (changes, total) if total <= MAX_REMEMBERED else _forget(changes, total)
 
 

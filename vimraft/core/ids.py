@@ -34,15 +34,15 @@ MAX_VOLUME_BYTES = (1 << 63) - SECTOR_BYTES
 MAX_NAME_CHARS = 63
 MAX_LUN = (1 << 16) - 1
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*").fullmatch
 
 
 def name_problem(name: str) -> str | None:
     """Why `name` may not name a manager, site, storage or volume; None if it may."""
-    if not name:
-        return "is empty"
     if len(name) > MAX_NAME_CHARS:
         return f"is longer than {MAX_NAME_CHARS} characters"
-    if _NAME.fullmatch(name) is None:
-        return "may hold only letters, digits, '.', '_' and '-', and begins with a letter or digit"
-    return None
+    if _is_name(name) is not None:
+        return None
+    if not name:
+        return "is empty"
+    return "may hold only letters, digits, '.', '_' and '-', and begins with a letter or digit"

@@ -14,7 +14,6 @@ the collector need not walk through them.
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-
 from immutables import Map
 from msgspec import Struct
 
