@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.raft_cases import CallFailed, NodeProcess, free_addresses, raft_cluster, real, storage, until
+from vimraft.metadata.pysyncobj import records
 
 pytestmark = pytest.mark.cluster
 
@@ -161,13 +162,20 @@ async def alive(node: NodeProcess) -> bool:
     return True
 
 
+def _was_trimmed(node: NodeProcess) -> bool:
+    """Its journal is not the first one."""
+    journal = node.raft_dir / "journal"
+    return records.read_header(journal.read_bytes(), str(journal)).serial > 1
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
 async def test_a_damaged_snapshot_stops_the_start_and_nothing_is_lost_elsewhere(
     tmp_path: Path, damage: str
 ) -> None:
     async with raft_cluster(tmp_path, compaction_entries=100) as cluster:
-        await cluster.fill(cluster.nodes[0], 400)
         victim = cluster.nodes[0]
+        await cluster.fill(victim, 400)
+        await until(lambda: _was_trimmed(victim), 10, "the log goes on without its beginning")
         await victim.kill()
         path = victim.raft_dir / "snapshot"
         data = bytearray(path.read_bytes())

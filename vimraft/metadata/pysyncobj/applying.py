@@ -140,6 +140,7 @@ class Applying:
             node.end_for_data(str(error))
         node._SyncObj__raftLastApplied = last[1]
         node._SyncObj__raftCommitIndex = max(node._SyncObj__raftCommitIndex, last[1])
+        node.compaction.replaced()
         node.peers.reconcile()
         waiting = node._SyncObj__commandsWaitingCommit
         for index in [index for index in waiting if index <= last[1]]:

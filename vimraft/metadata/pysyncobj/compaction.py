@@ -35,10 +35,16 @@ class Compaction:
         self._after_s = now
         self._trim_to: int | None = None
         """A snapshot is on disk; the log begins with this entry once nobody needs those before."""
+        self._begins = self._snapshot = node.state.index
+        """Index of the tables at the beginning of the log, and in the newest snapshot."""
 
     def failed(self) -> None:
         """The snapshot could not be written."""
         self._after_s = self._node.clock() + RETRY_S
+
+    def replaced(self) -> None:
+        """The tables are those of a received snapshot."""
+        self._begins = self._snapshot = self._node.state.index
 
     def written(self, first: int) -> None:
         """The snapshot that makes the entries before `first` superfluous is on stable storage."""
@@ -57,26 +63,33 @@ class Compaction:
                 self._trim_if_free(now)
         if self._trim_to is None and now >= self._after_s and self._due():
             self._after_s = now + PAUSE_S
+            self._snapshot = node.state.index
             node.forceLogCompaction()
 
     def _due(self) -> bool:
         """The log is longer than compaction_entries, and this node's turn has come since: each has its own in
-        every so many entries."""
+        every so many."""
         node, period = self._node, self._node.config.compaction_entries
-        too_long = node._getRaftLogSize() - period
+        too_long = self._length() - period
         if too_long <= 0 or len(node.configuration.members) == 1:
             return too_long > 0
         addresses = sorted(node.configuration.members)
         own = node.config.self_address
         rank = addresses.index(own) if own in addresses else 0
         turn = rank * period // len(addresses)
-        return too_long > (node.raftLastApplied - turn) % period or too_long > period
+        return too_long > (node.state.index - turn) % period or too_long > period
+
+    def _length(self) -> int:
+        """Of the log, in commands, since an entry may hold many; or in entries, since it may hold none."""
+        entries: int = self._node._getRaftLogSize()
+        return max(entries, self._node.state.index - self._begins)
 
     def _trim_if_free(self, now: float) -> None:
         node, first = self._node, self._trim_to
         assert first is not None
         if not self._needed(first, now):
             self._trim_to = None
+            self._begins = self._snapshot
             node.trim(first)
             node.exchange.drop_older(first)
 
@@ -85,7 +98,7 @@ class Compaction:
         node = self._node
         if (
             not node._isLeader()
-            or node._getRaftLogSize() >= MAX_HELD_LOGS * node.config.compaction_entries
+            or self._length() >= MAX_HELD_LOGS * node.config.compaction_entries
             or node.journal.file_bytes >= MAX_HELD_BYTES
         ):
             return False

@@ -68,6 +68,7 @@ class PySyncObjConfig(Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 100
     """Less than a third of election_min_ms. Commands do not wait for it; a follower that fell behind does."""
     compaction_entries: int = 20_000
+    """Commands after which a node writes a snapshot, and drops the log before it."""
     journal_slack_bytes: int = 4 << 20
     """The journal's file is written anew once so many of its bytes are of entries that a snapshot covers.
     Doing it takes two syncs, in which nothing is acknowledged."""

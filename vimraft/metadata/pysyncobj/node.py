@@ -114,7 +114,7 @@ class RaftNode(SyncObj):
         now = environment.clock()
         self.started_s = self._last_pump = now
         self._next_ping = self._next_status = now
-        self._compaction = Compaction(self, now)
+        self.compaction = Compaction(self, now)
         self._status_of: tuple[object, ...] | None = None
         self._published: tuple[float, LogStatus] | None = None
         self._make(found)
@@ -141,7 +141,7 @@ class RaftNode(SyncObj):
             current=self._applying.current,
             wanted=self._applying.wants,
             install=self._applying.install,
-            failed=self._compaction.failed,
+            failed=self.compaction.failed,
             lost=self.end_for_data,
             background=environment.background,
             congested=lambda peer: self.transport.congested(peer),  # noqa: PLW0108 - it is set below
@@ -224,7 +224,7 @@ class RaftNode(SyncObj):
         self.hooks.answered()
         now = self.clock()
         self.peers.note()
-        self._compaction.look(now)
+        self.compaction.look(now)
         self.hand_over.look()
         self._ping_if_due(now)
         if self._step_aside_asked is not None:
@@ -436,7 +436,7 @@ class RaftNode(SyncObj):
         self.peers.cut(first)
 
     def _SyncObj__deleteEntriesTo(self, first: int) -> None:  # noqa: N802
-        self._compaction.written(first)
+        self.compaction.written(first)
 
     def trim(self, first: int) -> None:
         """Have the log begin with that entry. A snapshot that ends with the next one is on stable storage."""
