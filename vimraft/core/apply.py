@@ -21,6 +21,8 @@ first release gives, which a test holds against a log that it wrote.
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from vimraft.core import (
     apply_members,
     apply_reals,
@@ -76,10 +78,10 @@ _NOT_KEPT = frozenset((commands.Barrier, commands.RenewLease, commands.SetLevel)
 
 def apply(state: State, data: bytes) -> tuple[State, bytes]:
     """The tables after the log entry `data`, and its encoded Outcome. Never raises."""
-    index = state.index + 1
+    index, level = state.index + 1, state.level
     request = _decode(state, data)
     if isinstance(request, Malformed):
-        return state._replace(index=index), codec.encode_outcome(Rejected(index, request), state.level)
+        return state._replace(index=index), codec.encode_outcome(Rejected(index, request), level)
     kept = type(request.command) not in _NOT_KEPT
     if kept:
         known = state.clients.get(request.client)
@@ -88,19 +90,18 @@ def apply(state: State, data: bytes) -> tuple[State, bytes]:
             return state._replace(index=index), known.outcome
         refused = _client_problem(request, known)
         if refused is not None:
-            return state._replace(index=index), codec.encode_outcome(Rejected(index, refused), state.level)
+            return state._replace(index=index), codec.encode_outcome(Rejected(index, refused), level)
     result = _decide(state, request.command, request.at_ms)
-    outcome = codec.encode_outcome(_bounded(_outcome(index, result), state.level), state.level)
+    outcome = codec.encode_outcome(_bounded(_outcome(index, result), level), level)
     after = result.state if isinstance(result, Change) else state
     changes, remembered, clients = after.history, after.remembered, after.clients
     if isinstance(result, Change) and result.what:
         changes, remembered = _history(state, after, index, request, result)
     if kept:
-        at_ms = request.at_ms if state.level >= levels.RESULTS_HAVE_TIME else 0
+        at_ms = request.at_ms if level >= levels.RESULTS_HAVE_TIME else 0
         kept_result = ClientResult(request.sequence, index, outcome, digest, at_ms)
-        clients = dedupe.remember(clients, request.client, kept_result, state.level)
-    done = after._replace(index=index, clients=clients, history=changes, remembered=remembered)
-    return done, outcome
+        clients = dedupe.remember(clients, request.client, kept_result, level)
+    return replace(after, index=index, clients=clients, history=changes, remembered=remembered), outcome
 
 
 def apply_request(state: State, request: Request) -> tuple[State, Outcome]:
@@ -134,18 +135,20 @@ def _decode(state: State, data: bytes) -> Request | Malformed:
         request = codec.decode_request(data)
     except codec.CodecError as error:
         return Malformed(checks.clipped(str(error)))
+    if data[0] <= state.level and type(request.command) not in codec.BRING_LEVEL:
+        return request  # as `_level_problem` would find, at less than half the time
     return _level_problem(state, data[0], request.command) or request
 
 
 def _client_problem(request: Request, known: ClientResult | None) -> Reason | None:
-    if not 0 < len(request.client) <= MAX_CLIENT_CHARS or not request.client.isprintable():
-        problem = f"is not 1 to {MAX_CLIENT_CHARS} printable characters"
-        return Invalid("client", checks.shown(request.client), problem)
-    if known is not None and request.sequence == known.sequence:
-        return Invalid("request id", checks.shown(request.client), "was used for another change before")
-    if known is not None and request.sequence < known.sequence:
-        return Outdated("client", checks.shown(request.client))
-    return None
+    client = request.client
+    if not 0 < len(client) <= MAX_CLIENT_CHARS or not client.isprintable():
+        return Invalid("client", checks.shown(client), f"is not 1 to {MAX_CLIENT_CHARS} printable characters")
+    if known is None or request.sequence > known.sequence:
+        return None
+    if request.sequence == known.sequence:
+        return Invalid("request id", checks.shown(client), "was used for another change before")
+    return Outdated("client", checks.shown(client))
 
 
 def _decide(state: State, command: Command, at_ms: int) -> Change | Reason:
@@ -194,7 +197,7 @@ def _history(
 
 def _touched(before: State, after: State, command: Command) -> history.Touched:
     touched = _TOUCHED.get(type(command))
-    return _NOTHING_LARGE if touched is None else touched(before, after, command)
+    return history.NOTHING if touched is None else touched(before, after, command)
 
 
 def _one_volume(before: State, after: State, command: Any) -> history.Touched:
@@ -210,7 +213,6 @@ def _released_reals(before: State, _after: State, command: commands.ConfirmRelea
     return history.Touched(reals=tuple(sorted(reals)))
 
 
-_NOTHING_LARGE = history.Touched()
 _TOUCHED: dict[type, Callable[[State, State, Any], history.Touched]] = {
     commands.BuildVolume: _one_volume,
     commands.GrowVolume: _one_volume,

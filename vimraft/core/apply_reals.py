@@ -34,18 +34,19 @@ def set_storage(state: State, command: SetStorage) -> Change | Reason:
     )
     if problem is not None:
         return problem
-    before = state.storages.get(storage.address)
+    storages = state.storages
+    before = storages.get(storage.address)
     if before == storage:
         return Change(state)
     if before is None:
-        too_many = checks.full("storage", len(state.storages), checks.MAX_STORAGES)
+        too_many = checks.full("storage", len(storages), checks.MAX_STORAGES)
         if too_many is not None:
             return too_many
     elif before.site != storage.site:
         users = _on_storage(state, storage)
         if users:
             return InUse("storage", storage.address, checks.listed(users))
-    changed = state._replace(storages=state.storages.set(storage.address, storage))
+    changed = state._replace(storages=storages.set(storage.address, storage))
     return Change(changed, "storage-added" if before is None else "storage-changed", storage.address)
 
 

@@ -63,7 +63,7 @@ _request = msgspec.msgpack.Decoder(Request)
 _outcome = msgspec.msgpack.Decoder(Applied | Rejected)
 _snapshot = msgspec.msgpack.Decoder(_Snapshot)
 _VERSION_BYTE = {level: bytes([level]) for level in range(levels.FIRST, levels.LATEST + 1)}
-_BRING_LEVEL = (FormCluster, SetLevel)
+BRING_LEVEL = (FormCluster, SetLevel)
 
 
 def _encode(value: Any, level: int) -> bytes:
@@ -91,7 +91,7 @@ def _decode(decode: "Callable[[bytes | memoryview], T]", data: bytes, what: str)
 
 def level_brought(command: Command) -> int:
     """The level that a cluster has after `command`, if it is one that decides that; else the first."""
-    return command.level if isinstance(command, _BRING_LEVEL) else levels.FIRST
+    return command.level if isinstance(command, BRING_LEVEL) else levels.FIRST
 
 
 def request_level(command: Command, cluster_level: int) -> int:

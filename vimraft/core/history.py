@@ -48,6 +48,9 @@ class Touched(Struct, frozen=True, gc=False):
     epochs_of: ManagerName | None = None
 
 
+NOTHING: Final = Touched()
+
+
 class OutOfReach(NamedTuple):
     """The tables are known from index `oldest` to index `newest`."""
 
