@@ -34,7 +34,8 @@ class _Connection(asyncio.Protocol):
         self._log = log
         self._received = bytearray()
         self._answers = bytearray()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -50,9 +51,7 @@ class _Connection(asyncio.Protocol):
                 break
             body = received[at + VOTER_REQUEST.size : end].decode()
             at = end
-            task = asyncio.ensure_future(self._answer(body[:KEY_BYTES], body[KEY_BYTES:]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.add(self._loop.create_task(self._answer(body[:KEY_BYTES], body[KEY_BYTES:])))
         del received[:at]
 
     async def _answer(self, key: str, value: str) -> None:
@@ -61,8 +60,9 @@ class _Connection(asyncio.Protocol):
         except LogError:
             done = False
         if not self._answers:  # those of one turn of the loop leave together
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._answers += b"\x01" if done else b"\x00"
+        self._tasks.discard(asyncio.current_task())
 
     def _flush(self) -> None:
         self._transport.write(bytes(self._answers))

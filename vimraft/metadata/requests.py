@@ -28,7 +28,8 @@ class Lanes:
     """Client ids of one incarnation: "<node>/<random incarnation>/<lane>"."""
 
     def __init__(self, node: str, count: int = PROPOSAL_LANES) -> None:
-        self._prefix = f"{node}/{secrets.token_hex(8)}"
+        prefix = f"{node}/{secrets.token_hex(8)}"
+        self._clients = [ClientId(f"{prefix}/{lane}") for lane in range(count)]
         self._free = list(range(count))
         self._taken = bytearray(count)
         self._sequences = [0] * count
@@ -42,7 +43,7 @@ class Lanes:
         lane = heapq.heappop(self._free)
         self._taken[lane] = True
         self._sequences[lane] += 1
-        return lane, ClientId(f"{self._prefix}/{lane}"), self._sequences[lane]
+        return lane, self._clients[lane], self._sequences[lane]
 
     def give(self, lane: int) -> None:
         assert self._taken[lane]

@@ -10,7 +10,7 @@ its own; at levels whose releases do not know such entries none is made.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from vimraft.core import levels
@@ -19,6 +19,7 @@ from vimraft.metadata.pysyncobj.records import BATCH, MAX_COMMAND_BYTES, REGULAR
 MAX_BATCH: Final = 64
 """Commands of an entry. More would save nothing, and make applying one take long."""
 _LENGTH: Final = struct.Struct("<I")
+_LENGTH_BYTES: Final = _LENGTH.size
 
 
 def may_join(level: int) -> bool:
@@ -27,8 +28,8 @@ def may_join(level: int) -> bool:
 
 def room(commands: Sequence[bytes], size: int, more: bytes) -> bool:
     """Whether `more` may be added to `commands`, which have `size` bytes together."""
-    overhead = _LENGTH.size * (len(commands) + 1)
-    return len(commands) < MAX_BATCH and size + len(more) + overhead <= MAX_COMMAND_BYTES
+    count = len(commands)
+    return count < MAX_BATCH and size + len(more) + _LENGTH_BYTES * (count + 1) <= MAX_COMMAND_BYTES
 
 
 def join(commands: Sequence[bytes]) -> bytes:
@@ -38,25 +39,26 @@ def join(commands: Sequence[bytes]) -> bytes:
     parts = [BATCH]
     for command in commands:
         assert command[:1] == REGULAR
-        parts += (_LENGTH.pack(len(command) - 1), command[1:])
+        parts.append(_LENGTH.pack(len(command) - 1))
+        parts.append(command[1:])
     return b"".join(parts)
 
 
-def split(entry: bytes) -> Iterator[bytes]:
+def split(entry: bytes) -> list[bytes]:
     """What the commands of `entry`, REGULAR or BATCH, hold for apply. Raises ValueError for a torn one."""
     if entry[:1] == REGULAR:
-        yield entry[1:]
-        return
-    at = 1
-    while at < len(entry):
-        start = at + _LENGTH.size
-        if start > len(entry):
+        return [entry[1:]]
+    commands: list[bytes] = []
+    at, end, length_at = 1, len(entry), _LENGTH.unpack_from
+    while at < end:
+        start = at + _LENGTH_BYTES
+        if start > end:
             raise ValueError("a batch that is torn")
-        (length,) = _LENGTH.unpack_from(entry, at)
-        at = start + length
-        if length == 0 or at > len(entry):
+        at = start + length_at(entry, at)[0]
+        if not start < at <= end:
             raise ValueError("a batch that is torn")
-        yield entry[start:at]
+        commands.append(entry[start:at])
+    return commands
 
 
 def for_tables(entry: bytes) -> bool:

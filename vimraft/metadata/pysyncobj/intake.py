@@ -100,9 +100,9 @@ class Intake:
         return batches.join(commands), functools.partial(self._answer_each, callbacks)
 
     def _answer_each(self, callbacks: "list[Answer | None]", results: list[bytes] | None, code: int) -> None:
-        for number, callback in enumerate(callbacks):
+        for callback, result in zip(callbacks, results or [None] * len(callbacks), strict=True):
             if callback is not None:
-                self.answer(callback, None if results is None else results[number], code)
+                self.answer(callback, result, code)
 
     def answer(self, callback: EntryAnswer, result: Any, code: int) -> None:
         try:

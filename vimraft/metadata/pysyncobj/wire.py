@@ -186,7 +186,7 @@ def check_change(command: bytes, *, made_now: bool = False) -> None:
 def _check_batch(entry: bytes) -> None:
     """Nothing that apply could not take apart may come into a log. Raises WireError."""
     try:
-        count = sum(1 for _ in batches.split(entry))
+        count = len(batches.split(entry))
     except ValueError as error:
         raise WireError(str(error)) from None
     if not 0 < count <= batches.MAX_BATCH:
