@@ -36,9 +36,11 @@ def most_clients(level: int) -> int:
 def remember(clients: Clients, client: ClientId, result: ClientResult, level: int) -> Clients:
     """`result.at_ms` is the time of now; 0 at level 1."""
     clients = clients.set(client, result)
+    if len(clients) <= MIN_CLIENTS:
+        return clients
     most = most_clients(level)
     due = result.index % LOOK_EVERY == 0 or len(clients) > most
-    if level >= levels.RESULTS_HAVE_TIME and due and len(clients) > MIN_CLIENTS:
+    if level >= levels.RESULTS_HAVE_TIME and due:
         clients = _without(clients, len(clients) - MIN_CLIENTS, result.at_ms - WINDOW_MS)
     if len(clients) > most:
         clients = _without(clients, most // 8, None)

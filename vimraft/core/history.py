@@ -89,12 +89,8 @@ def remember(before: State, after: State, touched: Touched) -> Before:
         managers=_rows_before(before.managers, after.managers),
         sites=_rows_before(before.sites, after.sites),
         storages=tuple([(address, before.storages.get(address)) for address in touched.storages]),
-        reals=tuple(
-            [_real_before(id_, before.reals.get(id_), after.reals.get(id_)) for id_ in touched.reals]
-        ),
-        volumes=tuple(
-            [_volume_before(n, before.volumes.get(n), after.volumes.get(n)) for n in touched.volumes]
-        ),
+        reals=_reals_before(before.reals, after.reals, touched.reals) if touched.reals else (),
+        volumes=_volumes_before(before.volumes, after.volumes, touched.volumes) if touched.volumes else (),
         epochs_of=touched.epochs_of,
     )
 
@@ -127,6 +123,18 @@ def _cut(before: tuple[T, ...], after: tuple[T, ...]) -> tuple[int, int, tuple[T
 
 def _uncut(first: int, last: int, gone: tuple[T, ...], after: tuple[T, ...]) -> tuple[T, ...]:
     return after[:first] + gone + after[len(after) - last :]
+
+
+def _reals_before(
+    before: Map[RealId, RealVolume], after: Map[RealId, RealVolume], ids: tuple[RealId, ...]
+) -> tuple[RealBefore, ...]:
+    return tuple([_real_before(id_, before.get(id_), after.get(id_)) for id_ in ids])
+
+
+def _volumes_before(
+    before: Map[VolumeName, Volume], after: Map[VolumeName, Volume], names: tuple[VolumeName, ...]
+) -> tuple[VolumeBefore, ...]:
+    return tuple([_volume_before(name, before.get(name), after.get(name)) for name in names])
 
 
 def _real_before(id_: RealId, before: RealVolume | None, after: RealVolume | None) -> RealBefore:
