@@ -63,7 +63,7 @@ async def test_nothing_acknowledged_is_lost_when_all_are_killed_while_they_compa
         assert (await cluster.nodes[0].status())["log_entries"] < 200  # it did compact
 
 
-@pytest.mark.parametrize(("entries", "snapshot"), [(100, False), (1_000, True)])
+@pytest.mark.parametrize(("entries", "snapshot"), [(100, False), (1_600, True)])
 async def test_a_node_that_was_away_catches_up(tmp_path: Path, entries: int, snapshot: bool) -> None:
     async with raft_cluster(tmp_path, compaction_entries=500) as cluster:
         leader = await cluster.leader()
