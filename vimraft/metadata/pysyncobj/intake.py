@@ -11,8 +11,9 @@ Keeps: every queue has a bound; a callback gets one answer at most and never har
 """
 
 import functools
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -100,7 +101,8 @@ class Intake:
         return batches.join(commands), functools.partial(self._answer_each, callbacks)
 
     def _answer_each(self, callbacks: "list[Answer | None]", results: list[bytes] | None, code: int) -> None:
-        for callback, result in zip(callbacks, results or [None] * len(callbacks), strict=True):
+        each: Iterable[bytes | None] = itertools.repeat(None) if results is None else results
+        for callback, result in zip(callbacks, each, strict=False):
             if callback is not None:
                 self.answer(callback, result, code)
 
