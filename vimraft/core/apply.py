@@ -72,6 +72,7 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.DeleteVolume: apply_volumes.delete,
     commands.ConfirmRelease: apply_volumes.confirm_release,
     commands.ReopenVolumes: apply_volumes.reopen,
+    commands.Barrier: lambda state, _command: Change(state),
 }
 _NOT_KEPT = frozenset((commands.Barrier, commands.RenewLease, commands.SetLevel))
 
@@ -154,8 +155,6 @@ def _client_problem(request: Request, known: ClientResult | None) -> Reason | No
 def _decide(state: State, command: Command, at_ms: int) -> Change | Reason:
     if not state.cluster_id and not isinstance(command, commands.FormCluster):
         return NotFormed()
-    if isinstance(command, commands.Barrier):
-        return Change(state)
     if isinstance(command, commands.BuildVolume):
         return apply_volumes.build(state, command, at_ms)
     return _HANDLERS[type(command)](state, command)

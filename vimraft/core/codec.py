@@ -4,8 +4,8 @@ May live here: encoding only. Equal values give equal bytes (maps are written so
 `encode_state` compares the tables of two managers.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
@@ -74,12 +74,13 @@ def level_of(data: bytes, what: str) -> int:
     """The level that bytes were written for. Raises CodecError for one that this release does not read."""
     if not data:
         raise CodecError(f"{what}: is empty")
-    if data[0] not in _VERSION_BYTE:
+    level = data[0]
+    if level not in _VERSION_BYTE:
         raise CodecError(
-            f"{what}: format version {data[0]}, this release reads {levels.FIRST} to {levels.LATEST}; "
+            f"{what}: format version {level}, this release reads {levels.FIRST} to {levels.LATEST}; "
             "start the release that wrote it"
         )
-    return data[0]
+    return level
 
 
 def _decode(decode: "Callable[[bytes | memoryview], T]", data: bytes, what: str) -> T:
@@ -112,7 +113,7 @@ def decode_request(data: bytes) -> Request:
 
 
 def encode_outcome(outcome: Outcome, level: int = levels.FIRST) -> bytes:
-    return _encode(outcome, level)
+    return _VERSION_BYTE[level] + _encoder.encode(outcome)
 
 
 def decode_outcome(data: bytes) -> Outcome:
@@ -182,9 +183,9 @@ def decode_state(data: bytes) -> State:
 
 def command_digest(command: Command) -> bytes:
     """Tells commands apart that came under the same request id."""
-    return hashlib.sha256(_encoder.encode(command)).digest()[:8]
+    return sha256(_encoder.encode(command)).digest()[:8]
 
 
 def state_digest(state: State) -> str:
     """SHA-256 of the canonical bytes: equal on managers that applied the same commands."""
-    return hashlib.sha256(encode_state(state)).hexdigest()
+    return sha256(encode_state(state)).hexdigest()
