@@ -5,8 +5,7 @@ stack of whoever calls it; a hostile entry in the log could be refused by one ma
 another. So `apply` measures first, and its verdict depends on the bytes alone (INV-8).
 """
 
-_OPENS = bytes([1 if 0x80 <= code <= 0x9F or 0xDC <= code <= 0xDF else 0 for code in range(256)])
-"""By byte: 1 if it may open a container."""
+_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _FIXED |= {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
 _SIZED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)}
@@ -18,9 +17,9 @@ def nesting_exceeds(data: bytes, limit: int) -> bool:
     """True if, behind its version byte, the message in `data` nests deeper than `limit` containers.
 
     Torn or trailing bytes are the decoder's to report. Each level takes at least one byte that may
-    open a container, so counting those (two passes in C) settles all but odd messages.
+    open a container, so counting those (one pass in C) settles all but odd messages.
     """
-    if data.translate(_OPENS).count(1) <= limit:
+    if len(data) - len(data.translate(None, _OPENERS)) <= limit:
         return False
     left: list[int] = []  # per open container: the elements still to come
     at, end = 1, len(data)
