@@ -31,7 +31,7 @@ from vimraft.metadata.pysyncobj.errors import AddressInUse
 from vimraft.metadata.pysyncobj.member_changes import MemberChanges
 from vimraft.metadata.pysyncobj.member_transport import MemberTransport
 from vimraft.metadata.pysyncobj.node import Apply, Fatal, NodeHooks, RaftNode
-from vimraft.metadata.pysyncobj.proposals import Proposals
+from vimraft.metadata.pysyncobj.proposals import Callback, Proposals
 from vimraft.metadata.pysyncobj.records import MAX_COMMAND_BYTES
 from vimraft.metadata.pysyncobj.recovery import recover
 from vimraft.metadata.pysyncobj.ticker import Ticker
@@ -79,6 +79,8 @@ class PySyncObjLog:
         self._config = config
         self._loop = loop
         self._closed = False
+        self._wakes = False
+        """The node's thread will be woken at the end of this turn of the loop."""
         self._stale_s = max(STALE_STATUS_S, config.fallback_ms / 1000)
         self._subscriptions = Subscriptions(loop, lambda: self._node.state)
         self._proposals = Proposals(
@@ -170,9 +172,21 @@ class PySyncObjLog:
         if len(data) > MAX_COMMAND_BYTES:
             too_long = f"is longer than {MAX_COMMAND_BYTES} bytes"
             return Rejected(self.state.index, Invalid("command", f"{len(data)} bytes", too_long))
-        result = await self._proposals.until(deadline, functools.partial(self._node.commit, data))
+        result = await self._proposals.until(deadline, functools.partial(self._submit, data))
         assert result is not None
         return decode_outcome(result)
+
+    def _submit(self, data: bytes, done: Callback) -> None:
+        # The node's thread would begin with the first of those that this turn of the loop proposes, and
+        # share the interpreter with the rest: an entry, a message and a sync for a few.
+        self._node.queue(data, done)
+        if not self._wakes:
+            self._wakes = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = False
+        self._node.wake()
 
     async def persist(self, *, deadline_ms: int) -> None:
         """Everything applied here at the call survives a power cut here on return. Raises Unavailable."""

@@ -159,7 +159,12 @@ class RaftNode(SyncObj):
 
     def commit(self, data: bytes, callback: Answer) -> None:
         """`callback(outcome bytes or None, FAIL_REASON)` is called in the node's thread."""
-        self._applyCommand(REGULAR + data, callback)
+        self.queue(data, callback)
+        self.wake()
+
+    def queue(self, data: bytes, callback: Answer) -> None:
+        """As `commit`, by who will call `wake` once all that is to go together is queued."""
+        self.intake.put(REGULAR + data, callback)
 
     def change_members(self, command: bytes, callback: Answer) -> None:
         """`command`: members.encode_change."""
