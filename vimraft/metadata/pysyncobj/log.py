@@ -180,7 +180,9 @@ class PySyncObjLog:
         # The node's thread would begin with the first of those that this turn of the loop proposes, and
         # share the interpreter with the rest: an entry, a message and a sync for a few.
         self._node.queue(data, done)
-        if not self._wakes:
+        if self._proposals.alone:
+            self._node.wake()
+        elif not self._wakes:
             self._wakes = True
             self._loop.call_soon(self._wake)
 

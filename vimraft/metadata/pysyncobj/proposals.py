@@ -190,6 +190,11 @@ class Proposals:
                 raise UnknownOutcome(f"{self._name}: {why} before the deadline")
             raise Unavailable(f"{self._name}: {why}")
 
+    @property
+    def alone(self) -> bool:
+        """One at most is under way."""
+        return len(self._pending) <= 1
+
     async def attempt(self, submit: Submit, until: float) -> Result:
         """One; its result, or (None, NO_ANSWER) at `until` (the loop's time)."""
         future = self._expect(until)
