@@ -67,3 +67,11 @@ def test_once_the_log_names_the_members_it_is_over(place: Place) -> None:
 def test_one_alone_waits_for_nobody() -> None:
     assert not Formation(A, (A,), (), over=lambda: False, save=lambda: None).waits_for()
     assert not Formation(A, (), (), over=lambda: False, save=lambda: None).waits_for()
+
+
+def test_it_says_that_other_members_in_the_configuration_are_not_read() -> None:
+    def formation(*configured: str) -> Formation:
+        return Formation(A, (A, B), (), over=lambda: False, save=lambda: None, configured=configured)
+
+    assert "very first start" not in formation(A, B).problem
+    assert f"differ by {B}, {C}" in formation(A, C).problem

@@ -26,8 +26,12 @@ class Formation:
         met: Iterable[str],
         over: Callable[[], bool],
         save: Callable[[], None],
+        configured: Iterable[str] = (),
     ) -> None:
-        """`over`: the log names the members. `save` makes `met` durable; raises OSError."""
+        """`over`: the log names the members. `save` makes `met` durable; raises OSError. `configured`: as today's
+        configuration says, if it does; the directory keeps what it said at the first start."""
+        today = frozenset(configured)
+        self._changed = sorted((today ^ frozenset(first_members)) - {own_address}) if today else []
         self._others = frozenset(first_members) - {own_address}
         self._met = frozenset(met) & self._others
         self._saved = self._met
@@ -65,8 +69,14 @@ class Formation:
         missing = self.waits_for()
         if not missing:
             return ""
+        changed = (
+            f"; raft.members of the configuration differ by {', '.join(self._changed)}, but are read at "
+            "the very first start only"
+            if self._changed
+            else ""
+        )
         return (
             f"forming: waits for the first contact with {', '.join(missing)}; if one of them will never "
             "come, stop all first managers, move raft/ out of their data directories and start them with "
-            "other raft.members"
+            f"other raft.members{changed}"
         )

@@ -52,6 +52,7 @@ class Peers:
             found.met,
             over=lambda: not self.configuration.unlisted(),
             save=lambda: self._save(self.acquaintances.all()),
+            configured=node.config.members,
         )
         self.noted: dict[str, Member] = dict(self.configuration.members)
         """As of the last round. Any thread."""
