@@ -28,8 +28,8 @@ class Formation:
         save: Callable[[], None],
         configured: Iterable[str] = (),
     ) -> None:
-        """`over`: the log names the members. `save` makes `met` durable; raises OSError. `configured`: as today's
-        configuration says, if it does; the directory keeps what it said at the first start."""
+        """`over`: the log names the members. `save` makes `met` durable; raises OSError. `configured`: as the
+        configuration says today, if it does; the directory keeps what it said at the first start."""
         today = frozenset(configured)
         self._changed = sorted((today ^ frozenset(first_members)) - {own_address}) if today else []
         self._others = frozenset(first_members) - {own_address}
