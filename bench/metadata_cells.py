@@ -43,6 +43,7 @@ from bench.results import (
     rows_of,
 )
 from tests.raft_cases import NodeProcess, RaftCluster, raft_cluster, real
+from vimraft.core import levels
 
 PROGRAM = Path(__file__).parent / "voter.py"
 OURS, OURS_HERE, THEIRS = "vimraft", "vimraft, asked in its process", "etcd"
@@ -131,7 +132,7 @@ class Voters:
 
 
 @contextlib.contextmanager
-def voters(ground: Ground, **options: int) -> Iterator[Voters]:
+def voters(ground: Ground, level: int = levels.LATEST, **options: int) -> Iterator[Voters]:
     with asyncio.Runner() as runner:
         cluster_context = raft_cluster(ground.path(), start=False, **options)
         cluster = runner.run(cluster_context.__aenter__())
@@ -139,7 +140,7 @@ def voters(ground: Ground, **options: int) -> Iterator[Voters]:
             for node in cluster.nodes:
                 node.program = PROGRAM
             runner.run(cluster.start())
-            runner.run(cluster.form())
+            runner.run(cluster.form(level))
             yield Voters(cluster, runner)
         finally:
             runner.run(cluster_context.__aexit__(None, None, None))
@@ -380,7 +381,8 @@ def restart(ground: Ground) -> Result:
 
 
 def _restart_ours(ground: Ground, entries: int) -> tuple[float, int]:
-    with voters(ground, compaction_entries=10 * entries) as ours:
+    # At the first level each command is an entry of its own.
+    with voters(ground, levels.FIRST, compaction_entries=10 * entries) as ours:
         ground.say(f"vimraft: {entries:,} entries")
         with VoterPuts(ours.serve(ours.leader())) as client:
             pipelined(client, ground.options.outstanding, count=entries)

@@ -66,21 +66,18 @@ def real(lun: int) -> AddRealVolume:
     return AddRealVolume("021a00", lun, "ssd", f"file:///real/{lun}", f"label-{lun}", 100)
 
 
-FORMING: tuple[Command, ...] = (
-    FormCluster("0123456789abcdef0123456789abcdef", Settings(), level=levels.LATEST),
-    SetManager(
-        Manager(
-            "tokyo",
-            "127.0.0.1:1",
-            "http://127.0.0.1:2",
-            "127.0.0.1:3",
-            "127.0.0.1:4",
-            level=levels.LATEST,
-        )
-    ),
-    SetSite(Site("tokyo", "tokyo")),
-    storage("021a00"),
-)
+def forming(level: int) -> tuple[Command, ...]:
+    """What makes tables of that level; at the first one each entry of the log holds one command."""
+    addresses = ("127.0.0.1:1", "http://127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4")
+    return (
+        FormCluster("0123456789abcdef0123456789abcdef", Settings(), level=level),
+        SetManager(Manager("tokyo", *addresses, level=level)),
+        SetSite(Site("tokyo", "tokyo")),
+        storage("021a00"),
+    )
+
+
+FORMING = forming(levels.LATEST)
 
 
 class CallFailed(Exception):
@@ -245,8 +242,8 @@ class RaftCluster:
             values = range(start, min(start + 200, count))
             await asyncio.gather(*(node.propose(SetSetting("io_timeout_ms", 2_000 + i)) for i in values))
 
-    async def form(self) -> None:
-        for command in FORMING:
+    async def form(self, level: int = levels.LATEST) -> None:
+        for command in forming(level):
             outcome = await self.nodes[0].propose(command)
             assert outcome["reason"] is None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.fault.links import PROGRAM
 from tests.fault.load import Finding, Load
 from tests.raft_cases import NodeProcess, RaftCluster, raft_cluster, storage, until
+from vimraft.core import levels
 
 COMPACTION_ENTRIES = (20, 60, 200)
 COMPACTION_OPERATIONS = 90
@@ -113,7 +114,7 @@ async def restart_s(path: Path, entries: int) -> tuple[float, int]:
         for node in cluster.nodes:
             node.program = PROGRAM
         await cluster.start()
-        await cluster.form()
+        await cluster.form(levels.FIRST)  # an entry for each command
         leader = await cluster.leader()
         await leader.call("fill", count=entries, outstanding=512, patience_s=600)
         await _all_have(cluster.nodes, entries)
