@@ -1,0 +1,113 @@
+"""What the machines of one volume need of the tables: its copies, and which store has which bytes of each.
+
+May live here: frozen values made from an applied state, and look-ups in them. A map never changes; a newer
+one replaces it. Ranges are bytes of the virtual volume, as clients use them.
+"""
+
+from bisect import bisect_right
+
+from msgspec import Struct
+
+from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName, VolumeName
+from vimraft.core.tables import Replica, ReplicaState, State
+
+REGION_BYTES = 1 << 20
+"""The unit of write-intent and resync tracking."""
+
+
+class Part(Struct, frozen=True, gc=False):
+    """Bytes `first … end-1` of a copy lie at the store of one manager."""
+
+    first: int
+    end: int
+    store: ManagerName
+
+
+class Copy(Struct, frozen=True, gc=False):
+    name: LocalName
+    state: ReplicaState
+    parts: tuple[Part, ...]
+    """Sorted; they tile the volume."""
+    left_epoch: int = 0
+    record: str = ""
+
+    @property
+    def stores(self) -> tuple[ManagerName, ...]:
+        return tuple(dict.fromkeys(part.store for part in self.parts))
+
+    def split(self, first: int, end: int) -> list[Part]:
+        """The stores that have `first … end-1`, each with its bytes of it."""
+        at = bisect_right(self.parts, first, key=lambda part: part.first) - 1
+        found: list[Part] = []
+        while at < len(self.parts) and self.parts[at].first < end:
+            part = self.parts[at]
+            found.append(Part(max(first, part.first), min(end, part.end), part.store))
+            at += 1
+        return found
+
+
+class VolumeMap(Struct, frozen=True, gc=False):
+    volume: VolumeName
+    index: int
+    """Of the tables that it was made from, at the change that brought its epoch, or later."""
+    epoch: int
+    owner: ManagerName
+    size_bytes: int
+    copies: tuple[Copy, ...]
+    lossy_epoch: int = 0
+    """The epoch in which the last in-sync copy lost what was not flushed; 0: never."""
+
+    @property
+    def in_sync(self) -> tuple[Copy, ...]:
+        return tuple(copy for copy in self.copies if copy.state == "in_sync")
+
+    @property
+    def syncing(self) -> tuple[Copy, ...]:
+        return tuple(copy for copy in self.copies if copy.state == "syncing")
+
+    @property
+    def targets(self) -> tuple[Copy, ...]:
+        """Writes go there."""
+        return tuple(copy for copy in self.copies if copy.state in ("in_sync", "syncing"))
+
+    def copy(self, name: LocalName) -> Copy | None:
+        return next((copy for copy in self.copies if copy.name == name), None)
+
+    def sole(self) -> bool:
+        """Every in-sync segment lies at the owner's own sites."""
+        return all(part.store == self.owner for copy in self.in_sync for part in copy.parts)
+
+    @property
+    def regions(self) -> int:
+        return -(-self.size_bytes // REGION_BYTES)
+
+
+def regions_of(first: int, end: int) -> range:
+    return range(first // REGION_BYTES, (end - 1) // REGION_BYTES + 1)
+
+
+def _copy_of(state: State, replica: Replica) -> Copy:
+    parts: list[Part] = []
+    for segment in replica.segments:
+        store = state.sites[state.reals[segment.real_id].site].manager
+        first, end = segment.virtual_first * SECTOR_BYTES, segment.virtual_end * SECTOR_BYTES
+        if parts and parts[-1].store == store:
+            parts[-1] = Part(parts[-1].first, end, store)
+        else:
+            parts.append(Part(first, end, store))
+    return Copy(replica.local_name, replica.state, tuple(parts))
+
+
+def map_of(state: State, name: VolumeName) -> VolumeMap | None:
+    """None: there is no such volume (any more)."""
+    volume = state.volumes.get(name)
+    if volume is None:
+        return None
+    return VolumeMap(
+        volume=name,
+        index=state.index,
+        epoch=volume.epoch,
+        owner=volume.owner,
+        size_bytes=volume.size_bytes,
+        copies=tuple(_copy_of(state, replica) for replica in volume.replicas),
+    )
