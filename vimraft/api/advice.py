@@ -24,6 +24,7 @@ from vimraft.api.advice_codes import (
     make_advice,
     unknown_outcome,
 )
+from vimraft.api.advice_copies import from_copy_reason
 from vimraft.api.advice_members import from_membership_fault
 from vimraft.api.advice_meta import from_out_of_reach
 from vimraft.api.caller_errors import CallerError
@@ -39,15 +40,22 @@ from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
     CannotRead,
+    Conflict,
+    CopyState,
     Exists,
     InUse,
     Invalid,
+    LastCopy,
     Malformed,
     NoSpace,
+    NoSpaceForCopy,
     NotFormed,
     NotFound,
+    OtherBoot,
     Outdated,
     Reason,
+    Renewed,
+    SoleHolder,
     Unsupported,
 )
 from vimraft.data.backends.base import BackendError
@@ -76,6 +84,8 @@ _LISTING = {
     "virtual volume": "vimraft vol ls",
     "setting": "vimraft settings show",
     "release": "vimraft tables",
+    "copy": "vimraft vol show NAME",
+    "trashed volume": "vimraft trash ls",
 }
 
 
@@ -102,6 +112,10 @@ def from_reason(reason: Reason) -> Advice:
             return _malformed(reason)
         case CannotRead():
             return _cannot_read(reason)
+        case (
+            Conflict() | SoleHolder() | Renewed() | LastCopy() | CopyState() | OtherBoot() | NoSpaceForCopy()
+        ):
+            return from_copy_reason(reason)
         case _:
             assert_never(reason)
 

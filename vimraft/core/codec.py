@@ -14,7 +14,17 @@ from immutables import Map
 from vimraft.core import levels
 from vimraft.core.chunked import Chunked
 from vimraft.core.codec_first import decode_first_request
-from vimraft.core.commands import Applied, Command, FormCluster, Outcome, Rejected, Request, SetLevel
+from vimraft.core.codec_second import decode_second_request
+from vimraft.core.commands import (
+    SINCE_COPIES,
+    Applied,
+    Command,
+    FormCluster,
+    Outcome,
+    Rejected,
+    Request,
+    SetLevel,
+)
 from vimraft.core.history import weight
 from vimraft.core.ids import ClientId, ManagerName, VolumeName
 from vimraft.core.pieces import pieces
@@ -41,7 +51,18 @@ class CodecError(ValueError):
     """The bytes are of another version, torn, or not ours."""
 
 
-class _Snapshot(msgspec.Struct, frozen=True):
+class _SinceCopies(msgspec.Struct, frozen=True):
+    """Tables that level 3 brought."""
+
+    boots: list[tuple[ManagerName, str]]
+    trash_ids: list[int]
+    trash: list[Volume]
+
+
+class _Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What has a default is not in the bytes while there is none of it. msgspec writes the number of fields
+    in one byte as long as a struct has at most 15: further tables go into `copies`, or a struct like it."""
+
     index: int
     cluster_id: str
     settings: Settings
@@ -56,6 +77,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     history: list[MapChange]
     next_release_id: int
     next_local_number: int
+    copies: _SinceCopies | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -64,6 +86,12 @@ _outcome = msgspec.msgpack.Decoder(Applied | Rejected)
 _snapshot = msgspec.msgpack.Decoder(_Snapshot)
 _VERSION_BYTE = {level: bytes([level]) for level in range(levels.FIRST, levels.LATEST + 1)}
 BRING_LEVEL = (FormCluster, SetLevel)
+_REQUESTS: "dict[int, Callable[[bytes | memoryview], Request]]" = {
+    1: decode_first_request,
+    2: decode_second_request,
+    3: _request.decode,
+}
+_SINCE_COPIES = frozenset(SINCE_COPIES)
 
 
 def _encode(value: Any, level: int) -> bytes:
@@ -97,6 +125,8 @@ def level_brought(command: Command) -> int:
 
 def request_level(command: Command, cluster_level: int) -> int:
     """For which level a request with `command` is written in a cluster of `cluster_level`."""
+    if type(command) in _SINCE_COPIES:
+        return max(cluster_level, levels.COPIES)
     brought = level_brought(command)
     return max(cluster_level, brought) if levels.readable(brought) else cluster_level
 
@@ -108,8 +138,7 @@ def encode_request(request: Request, level: int = levels.FIRST) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """Raises CodecError."""
-    first = level_of(data, "request") == levels.FIRST
-    return _decode(decode_first_request if first else _request.decode, data, "request")
+    return _decode(_REQUESTS[level_of(data, "request")], data, "request")
 
 
 def encode_outcome(outcome: Outcome, level: int = levels.FIRST) -> bytes:
@@ -144,7 +173,14 @@ def _raw(state: State) -> _Snapshot:
         history=list(state.history),
         next_release_id=state.next_release_id,
         next_local_number=state.next_local_number,
+        copies=_since_copies(state) if state.boots or state.trash else None,
     )
+
+
+def _since_copies(state: State) -> _SinceCopies:
+    boots = [(name, state.boots[name]) for name in sorted(state.boots)]
+    trash_ids = sorted(state.trash)
+    return _SinceCopies(boots, trash_ids, [state.trash[trash_id] for trash_id in trash_ids])
 
 
 def encode_state(state: State) -> bytes:
@@ -161,6 +197,9 @@ def decode_state(data: bytes) -> State:
     """Raises CodecError."""
     level = level_of(data, "snapshot")
     raw = _decode(_snapshot.decode, data, "snapshot")
+    copies = raw.copies or _SinceCopies([], [], [])
+    if len(copies.trash_ids) != len(copies.trash):
+        raise CodecError("snapshot: volumes in the trash and their ids differ in number")
     return State(
         index=raw.index,
         cluster_id=raw.cluster_id,
@@ -178,6 +217,8 @@ def decode_state(data: bytes) -> State:
         next_local_number=raw.next_local_number,
         level=level,
         remembered=sum(weight(change) for change in raw.history),
+        boots=Map(copies.boots),
+        trash=Map(zip(copies.trash_ids, copies.trash, strict=True)),
     )
 
 

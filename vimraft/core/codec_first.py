@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from vimraft.core import commands
 from vimraft.core.commands import Command, Request
-from vimraft.core.ids import ClientId, ManagerName
+from vimraft.core.ids import ClientId, ManagerName, SiteName, VolumeName
 from vimraft.core.tables import Manager, Settings
 
 
@@ -37,11 +37,28 @@ class _SetManager(Struct, frozen=True, tag="SetManager"):
     manager: _Manager
 
 
-_SINCE_CHANGED = (commands.FormCluster, commands.SetManager, commands.SetLevel)
+class OldBuildVolume(Struct, frozen=True, tag="BuildVolume"):
+    """Of levels 1 and 2."""
+
+    name: VolumeName
+    size_sectors: int
+    volume_class: str
+    manager: ManagerName
+    sites: tuple[SiteName, ...] = ()
+    copies: int = 1
+
+
+_SINCE_CHANGED = (
+    commands.FormCluster,
+    commands.SetManager,
+    commands.SetLevel,
+    commands.BuildVolume,
+    *commands.SINCE_COPIES,
+)
 _Command = reduce(
     or_,
     [kind for kind in typing.get_args(Command) if kind not in _SINCE_CHANGED],
-    typing.cast(types.UnionType, _FormCluster | _SetManager),
+    typing.cast(types.UnionType, _FormCluster | _SetManager | OldBuildVolume),
 )
 
 
@@ -60,7 +77,15 @@ def decode_first_request(data: bytes | memoryview) -> Request:
     return Request(raw.client, raw.sequence, raw.at_ms, raw.who, _present(raw.command))
 
 
+def present_build(old: OldBuildVolume) -> commands.BuildVolume:
+    return commands.BuildVolume(
+        old.name, old.size_sectors, old.volume_class, old.manager, old.sites, old.copies
+    )
+
+
 def _present(command: Any) -> Command:
+    if isinstance(command, OldBuildVolume):
+        return present_build(command)
     if isinstance(command, _FormCluster):
         return commands.FormCluster(command.cluster_id, command.settings)
     if isinstance(command, _SetManager):

@@ -5,9 +5,9 @@ May live here: frozen, tagged structs only. Time, ids and randomness enter insid
 (client, sequence) makes a retry harmless (INV-8).
 """
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from vimraft.core.ids import ClientId, ManagerName, SiteName, StorageAddress, VolumeName
+from vimraft.core.ids import ClientId, LocalName, ManagerName, SiteName, StorageAddress, VolumeName
 from vimraft.core.reasons import Reason
 from vimraft.core.tables import Manager, RealState, RealVolume, Settings, Site, Storage, Volume
 
@@ -109,6 +109,10 @@ class BuildVolume(Struct, frozen=True, gc=False, tag=True):
     """The manager that was asked: the start of the search when no sites are named."""
     sites: tuple[SiteName, ...] = ()
     copies: int = 1
+    """From level 3 on more than one: on real volumes of their own, and at sites of their own."""
+    same_site: bool | UnsetType = UNSET
+    """True: copies may share a site where there are too few. Unset (and not False) when not asked, so that
+    the bytes of levels that did not know it stay as they were."""
 
 
 class GrowVolume(Struct, frozen=True, gc=False, tag=True):
@@ -147,6 +151,198 @@ class SetSetting(Struct, frozen=True, gc=False, tag=True):
 class Barrier(Struct, frozen=True, gc=False, tag=True):
     """Changes nothing; whoever saw it applied reads tables that are current."""
 
+
+# From level 3 on (copies). Whoever changes a volume in its running life says what he took it for: `epoch` and
+# `owner`. When it has moved on, apply refuses with Conflict, and nothing changes.
+
+
+class LeaseStamp(Struct, frozen=True, gc=False, array_like=True):
+    """The last renewal of an owner's lease that a manager saw."""
+
+    incarnation: str
+    counter: int
+
+
+class Retire(Struct, frozen=True, gc=False, tag=True):
+    """Take copies out of the in-sync set (or out of a resync), since they missed a write. Epoch + 1.
+    Rejected (LastCopy) when none would be left in sync."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replicas: tuple[LocalName, ...]
+    record: str = ""
+    """Id of the write-intent record at the remaining copies. A copy that was syncing under another record
+    needs a full copy from then on: no record covers all that it missed."""
+
+
+class BeginResync(Struct, frozen=True, gc=False, tag=True):
+    """A stale copy gets all writes from now on, and what it missed. Epoch + 1.
+
+    `record`: of the source. When the tables name another one for this copy, it keeps none (full copy)."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replica: LocalName
+    record: str = ""
+
+
+class Promote(Struct, frozen=True, gc=False, tag=True):
+    """A syncing copy has everything, flushed in these boots of its stores: it is in sync. Epoch + 1.
+    Rejected (OtherBoot) unless each of its managers is named with the boot that the tables have."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replica: LocalName
+    boots: tuple[tuple[ManagerName, str], ...]
+
+
+class TakeOver(Struct, frozen=True, gc=False, tag=True):
+    """The owner's lease has run out: another manager owns the volume. Epoch + 1. Rejected (Renewed) when
+    `stamp` is not the owner's present one (None: it has none), SoleHolder while it may serve without."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    stamp: LeaseStamp | None
+    new_owner: ManagerName
+
+
+class MoveOwner(Struct, frozen=True, gc=False, tag=True):
+    """The owner hands the volume over; proposed by itself only, after it gave its right up. Epoch + 1."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    new_owner: ManagerName
+
+
+class Rejoin(Struct, frozen=True, gc=False, tag=True):
+    """The stores of `manager` are in `boot`: what was only in the page cache of another one may be gone.
+
+    Its copies leave the in-sync set (or the resync), each volume with epoch + 1; where one is the last, it
+    stays, and `lossy_epoch` is the new epoch. The first boot of a manager is taken note of, no more."""
+
+    manager: ManagerName
+    boot: str
+    records: tuple[tuple[VolumeName, str], ...] = ()
+    """Ids of the write-intent records that its stores shared with the other in-sync copies."""
+
+
+class AddCopy(Struct, frozen=True, gc=False, tag=True):
+    """Space for one more copy, stale until it is resynced. Epoch + 1."""
+
+    name: VolumeName
+    sites: tuple[SiteName, ...] = ()
+    """In priority order; none: those of the volume."""
+    volume_class: str = ""
+    """Empty: that of the volume."""
+    same_site: bool = False
+    """It may lie at a site where another copy lies."""
+
+
+class RemoveCopy(Struct, frozen=True, gc=False, tag=True):
+    """Its space waits in a release. Epoch + 1. Never the last one in sync."""
+
+    name: VolumeName
+    replica: LocalName
+
+
+class PauseCopy(Struct, frozen=True, gc=False, tag=True):
+    """Resync of a copy is to rest, or to go on. No new epoch: nobody's writes change."""
+
+    name: VolumeName
+    replica: LocalName
+    paused: bool
+
+
+class BeginMove(Struct, frozen=True, gc=False, tag=True):
+    """Space elsewhere for the segments that an in-sync copy has on one real volume; from now on writes go
+    to both. Epoch + 1."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replica: LocalName
+    storage: StorageAddress
+    lun: int
+    sites: tuple[SiteName, ...] = ()
+    """In priority order; none: the site of the real volume, then those of the volume."""
+    volume_class: str = ""
+    """Empty: that of the copy."""
+
+
+class MoveSegments(Struct, frozen=True, gc=False, tag=True):
+    """The new segments hold the same, flushed in these boots of their stores: they are the copy's, and the
+    old ones wait in a release. Epoch + 1."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replica: LocalName
+    boots: tuple[tuple[ManagerName, str], ...]
+
+
+class AbortMove(Struct, frozen=True, gc=False, tag=True):
+    """The new segments wait in a release. Epoch + 1."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    replica: LocalName
+
+
+class ForceLost(Struct, frozen=True, gc=False, tag=True):
+    """An operator confirms that a manager's sites are lost and fenced: copies there are `failed` (they stay
+    in quarantine), each volume with epoch + 1. Rejected (LastCopy) when volumes would have none in sync
+    left. `accept_loss`: the best other copy counts as in sync, lossy; without any, the volume stays as it
+    is until the manager returns or the volume is deleted."""
+
+    manager: ManagerName
+    accept_loss: bool = False
+
+
+class TrashVolume(Struct, frozen=True, gc=False, tag=True):
+    """Delete for the time being. The name is free again, the space is not. Its id in the trash is the index
+    of this command."""
+
+    name: VolumeName
+
+
+class RestoreVolume(Struct, frozen=True, gc=False, tag=True):
+    """Out of the trash, under its name or another one."""
+
+    trash_id: int
+    name: VolumeName = VolumeName("")
+
+
+class PurgeVolume(Struct, frozen=True, gc=False, tag=True):
+    """Delete for good: its space waits in a release."""
+
+    trash_id: int
+
+
+SINCE_COPIES = (
+    Retire,
+    BeginResync,
+    Promote,
+    TakeOver,
+    MoveOwner,
+    Rejoin,
+    AddCopy,
+    RemoveCopy,
+    PauseCopy,
+    BeginMove,
+    MoveSegments,
+    AbortMove,
+    ForceLost,
+    TrashVolume,
+    RestoreVolume,
+    PurgeVolume,
+)
+"""What level 3 brought."""
 
 Command = (
     FormCluster

@@ -19,6 +19,9 @@ PIECE_ROWS: Final = 256
 _UNEVEN: Final = (Volume, Replica, Release, RealVolume, MapChange)
 """Rows that may hold many others; those of a table are all of one type."""
 
+_HOLDS_TABLES: Final = frozenset(("copies",))
+"""Fields of a snapshot that are a struct of further tables."""
+
 Encode = Callable[[Any], bytes]
 
 
@@ -36,9 +39,11 @@ def pieces(value: Struct, encode: Encode) -> Iterator[bytes]:
 def _fields(value: Struct, encode: Encode) -> Iterator[bytes]:
     config = value.__struct_config__
     names = value.__struct_fields__
-    if config.tag is not None or config.omit_defaults or names != value.__struct_encode_fields__:
+    if config.tag is not None or names != value.__struct_encode_fields__:
         yield encode(value)
         return
+    if config.omit_defaults:
+        names = _present(value)
     yield _array_header(len(names)) if config.array_like else _map_header(len(names))
     for name in names:
         if not config.array_like:
@@ -47,10 +52,24 @@ def _fields(value: Struct, encode: Encode) -> Iterator[bytes]:
         if isinstance(field, list) or type(field) is tuple:
             yield _array_header(len(field))
             yield from _rows(field, encode)
-        elif isinstance(field, Struct) and _weight(field) > 1:
+        elif isinstance(field, Struct) and (_weight(field) > 1 or name in _HOLDS_TABLES):
             yield from _fields(field, encode)
         else:
             yield encode(field)
+
+
+def _present(value: Struct) -> tuple[str, ...]:
+    """The fields that msgspec writes under `omit_defaults`: all but those that *are* their default. (It
+    writes their number in one byte only if there could be no more than 15.)"""
+    fields, defaults = value.__struct_fields__, value.__struct_defaults__
+    required = len(fields) - len(defaults)
+    assert len(fields) < 16, "msgspec would write a longer header"
+    kept = [
+        name
+        for name, default in zip(fields[required:], defaults, strict=True)
+        if getattr(value, name) is not default
+    ]
+    return (*fields[:required], *kept)
 
 
 def _rows(rows: Sequence[Any], encode: Encode) -> Iterator[bytes]:
@@ -81,8 +100,10 @@ def _items(group: Sequence[Any], encode: Encode) -> bytes:
 def _weight(row: Any) -> int:
     """How many rows of the size of a segment it is, roughly. More than 1 for _UNEVEN ones only."""
     if isinstance(row, Volume):
-        return 1 + sum(1 + len(replica.segments) for replica in row.replicas)
-    if isinstance(row, Replica | Release):
+        return 1 + sum(1 + len(replica.segments) + len(replica.moving) for replica in row.replicas)
+    if isinstance(row, Replica):
+        return 1 + len(row.segments) + len(row.moving)
+    if isinstance(row, Release):
         return 1 + len(row.segments)
     if isinstance(row, RealVolume):
         return 1 + len(row.free)

@@ -8,7 +8,17 @@ from typing import Literal
 from msgspec import Struct
 
 Kind = Literal[
-    "cluster", "manager", "site", "storage", "real volume", "virtual volume", "setting", "release", "client"
+    "cluster",
+    "manager",
+    "site",
+    "storage",
+    "real volume",
+    "virtual volume",
+    "setting",
+    "release",
+    "client",
+    "copy",
+    "trashed volume",
 ]
 
 
@@ -80,6 +90,60 @@ class CannotRead(Struct, frozen=True, tag=True):
     managers: tuple[str, ...]
 
 
+class Conflict(Struct, frozen=True, tag=True):
+    """The volume moved on: it has another epoch or owner than the command was made for."""
+
+    volume: str
+    epoch: int
+    owner: str
+
+
+class SoleHolder(Struct, frozen=True, tag=True):
+    """Every in-sync segment lies at the owner's own sites: nobody else could serve, and the owner may be
+    serving although nobody hears of it."""
+
+    volume: str
+    owner: str
+
+
+class Renewed(Struct, frozen=True, tag=True):
+    """The owner is alive: its lease is another one than the one that was seen to run out."""
+
+    manager: str
+    incarnation: str
+    counter: int
+
+
+class LastCopy(Struct, frozen=True, tag=True):
+    """No copy in sync would be left of the volumes."""
+
+    volumes: tuple[str, ...]
+
+
+class CopyState(Struct, frozen=True, tag=True):
+    """The copy is not in a state in which this can be done to it."""
+
+    volume: str
+    replica: str
+    state: str
+
+
+class OtherBoot(Struct, frozen=True, tag=True):
+    """The stores of a manager are in another boot (empty: in none that the tables know)."""
+
+    manager: str
+    boot: str
+
+
+class NoSpaceForCopy(Struct, frozen=True, tag=True):
+    """Copies share no real volume, and no site unless asked: `space` is what is left for this one."""
+
+    copy: int
+    """Counted from 1."""
+    copies: int
+    space: NoSpace
+
+
 Reason = (
     NotFound
     | Exists
@@ -91,4 +155,11 @@ Reason = (
     | Outdated
     | Malformed
     | CannotRead
+    | Conflict
+    | SoleHolder
+    | Renewed
+    | LastCopy
+    | CopyState
+    | OtherBoot
+    | NoSpaceForCopy
 )

@@ -108,15 +108,30 @@ class Segment(Struct, frozen=True, gc=False, array_like=True):
         return RealId(self.storage, self.lun)
 
 
-class Replica(Struct, frozen=True, gc=False):
-    """One full copy. `segments` are sorted by virtual_first and tile 0 … size_sectors exactly."""
+class Replica(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One full copy. `segments` are sorted by virtual_first and tile 0 … size_sectors exactly.
+
+    What has a default appears from level 3 on only, and not in the bytes before (see `levels`)."""
 
     local_name: LocalName
     state: ReplicaState
     segments: tuple[Segment, ...]
+    left_epoch: int = 0
+    """The epoch in which it left the in-sync set: it may lack what was written in that epoch and later.
+    0: it is in sync, or never was."""
+    record: str = ""
+    """Id of the write-intent record, kept at the others, that covers all it missed since `left_epoch`.
+    Empty: there is none, and it needs a full copy."""
+    paused: bool = False
+    """An operator asked that it be not resynced for now."""
+    volume_class: str = ""
+    """Of its real volumes; empty: that of the volume."""
+    moving: tuple[Segment, ...] = ()
+    """Segments that take the place of present ones over the same virtual sectors once they hold the same
+    (`BeginMove`, `MoveSegments`). Sorted; only a copy in sync has them."""
 
 
-class Volume(Struct, frozen=True, gc=False):
+class Volume(Struct, frozen=True, gc=False, omit_defaults=True):
     name: VolumeName
     size_sectors: int
     volume_class: str
@@ -127,7 +142,12 @@ class Volume(Struct, frozen=True, gc=False):
     """The priority order it was built with; growing uses it again."""
     created_ms: int
     created_by: ManagerName
-    read_only: bool = False
+    read_only: bool = msgspec.field(default_factory=bool)
+    """By a factory, so that it is in the bytes of all levels whatever it holds."""
+    lossy_epoch: int = 0
+    """The epoch that began when the last in-sync copy may have lost what had not been flushed; 0: never."""
+    trashed_ms: int = 0
+    """In the trash: since when. 0 in all others."""
 
     @property
     def size_bytes(self) -> int:
@@ -206,6 +226,7 @@ class Before(Struct, frozen=True, gc=False, omit_defaults=True):
     storages: tuple[tuple[StorageAddress, Storage | None], ...] = ()
     reals: tuple[RealBefore, ...] = ()
     volumes: tuple[VolumeBefore, ...] = ()
+    trash: tuple[tuple[int, VolumeBefore], ...] = ()
     epochs_of: ManagerName | None = None
     """The volumes of this manager had the epoch before their present one."""
 
@@ -254,6 +275,10 @@ class State(Struct, frozen=True, gc=False):
     """Which behaviours and which encoding hold here; see `levels`."""
     remembered: int = 0
     """Weight of what the history remembers (`history.weight`): kept so that nobody has to add it up."""
+    boots: Map[ManagerName, str] = Map()
+    """The boot of each manager's stores to which `in_sync` is bound: of `Rejoin`, the last one applied."""
+    trash: Map[int, Volume] = Map()
+    """Volumes deleted for the time being, under the index of the command that did it. They keep their space."""
 
     def _replace(self, **changes: Any) -> "State":
         """As that of a NamedTuple, at a fifth of the time."""

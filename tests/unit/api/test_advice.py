@@ -14,16 +14,23 @@ from vimraft.api.schema import ErrorReply
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
     CannotRead,
+    Conflict,
+    CopyState,
     Exists,
     InUse,
     Invalid,
+    LastCopy,
     Malformed,
     NoSpace,
+    NoSpaceForCopy,
     NotFormed,
     NotFound,
+    OtherBoot,
     Outdated,
     Reason,
+    Renewed,
     SiteFree,
+    SoleHolder,
     Unsupported,
 )
 from vimraft.data.backends.base import BackendError
@@ -60,6 +67,13 @@ REASONS: dict[type, tuple[Reason, int, str, str]] = {
     Outdated: (Outdated("manager", "tokyo"), 3, "newer than this caller knows about manager 'tokyo'", ""),
     Malformed: (Malformed("request: format version 9"), 3, "format version 9", "same release"),
     CannotRead: (CannotRead(2, ("osaka",)), 3, "level 2 cannot be read by osaka", "start this release"),
+    Conflict: (Conflict("db", 7, "m-osaka"), 3, "epoch 7 and owner m-osaka now", "vimraft vol show db"),
+    SoleHolder: (SoleHolder("db", "m-osaka"), 3, "wholly at the sites of its owner", "--force-lost"),
+    Renewed: (Renewed("m-osaka", "life", 9), 3, "'m-osaka' is alive", "vol move-owner"),
+    LastCopy: (LastCopy(("db", "mail")), 3, "no copy in sync would be left of db, mail", "copy add"),
+    CopyState: (CopyState("db", "B", "stale"), 3, "copy B of virtual volume 'db' is stale", "vol show db"),
+    OtherBoot: (OtherBoot("m-osaka", "b2"), 3, "'m-osaka' are in boot b2", "resynced"),
+    NoSpaceForCopy: (NoSpaceForCopy(2, 3, NO_SPACE), 3, "no room for copy 2 of 3: 2 TiB", "--same-site"),
 }
 
 

@@ -1,0 +1,71 @@
+"""Refusals about copies and owners in words.
+
+May live here: one branch per reason of vimraft.core.reasons that level 3 brought; vimraft.api.advice calls in.
+"""
+
+from typing import assert_never
+
+from vimraft.api.advice_codes import NOTHING_LOST, Advice, listed, make_advice
+from vimraft.api.units import format_bytes
+from vimraft.core.reasons import (
+    Conflict,
+    CopyState,
+    LastCopy,
+    NoSpaceForCopy,
+    OtherBoot,
+    Renewed,
+    SoleHolder,
+)
+
+CopyReason = Conflict | SoleHolder | Renewed | LastCopy | CopyState | OtherBoot | NoSpaceForCopy
+
+
+def from_copy_reason(reason: CopyReason) -> Advice:
+    match reason:
+        case Conflict():
+            message = (
+                f"virtual volume {reason.volume!r} moved on: it has epoch {reason.epoch} and owner "
+                f"{reason.owner} now"
+            )
+            remedy = f"look at it again (vimraft vol show {reason.volume}) and repeat what is still wanted"
+        case SoleHolder():
+            message = (
+                f"virtual volume {reason.volume!r} lies wholly at the sites of its owner {reason.owner}, which "
+                "may be serving it although nobody hears of it"
+            )
+            remedy = (
+                f"bring {reason.owner} back; if its sites are lost for good and cannot write any more, tell "
+                "the tables with --force-lost"
+            )
+        case Renewed():
+            message = f"manager {reason.manager!r} is alive: it has renewed its lease meanwhile"
+            remedy = "nothing needs to be taken over; to move a volume: vimraft vol move-owner"
+        case LastCopy():
+            message = f"no copy in sync would be left of {listed(reason.volumes)}"
+            remedy = f"add a copy and let it get in sync first (vimraft copy add); {NOTHING_LOST}"
+        case CopyState():
+            message = f"copy {reason.replica} of virtual volume {reason.volume!r} is {reason.state}"
+            remedy = f"see how its copies are with: vimraft vol show {reason.volume}"
+        case OtherBoot():
+            boot = f"in boot {reason.boot}" if reason.boot else "in no boot that the tables know"
+            message = f"the stores of manager {reason.manager!r} are {boot}, not in the one named"
+            remedy = "data may have been lost with the other one: the copy has to be resynced again"
+        case NoSpaceForCopy():
+            return _no_space_for_copy(reason)
+        case _:
+            assert_never(reason)
+    return make_advice("conflict", message, remedy, reason)
+
+
+def _no_space_for_copy(reason: NoSpaceForCopy) -> Advice:
+    space = reason.space
+    sites = ", ".join(f"{format_bytes(s.free_bytes, 'down')} at {s.site}" for s in space.sites)
+    return make_advice(
+        "rejected",
+        f"no room for copy {reason.copy} of {reason.copies}: {format_bytes(space.needed_bytes, 'up')} of class "
+        f"{space.volume_class} on real volumes, and at sites, that no other copy uses (free: "
+        f"{sites or 'nothing, no site is left'})",
+        "name further sites with --sites, let copies share a site with --same-site, ask for fewer copies, or "
+        "add a real volume with: vimraft real add",
+        reason,
+    )
