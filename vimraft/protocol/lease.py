@@ -14,6 +14,7 @@ anybody else thinks so, as long as two clocks differ in rate by less than a quar
 
 from msgspec import Struct
 
+from vimraft.core.commands import LeaseStamp
 from vimraft.core.ids import ManagerName
 
 MAX_STAMPS_OPEN = 16
@@ -21,13 +22,6 @@ MAX_STAMPS_OPEN = 16
 then prove nothing, which is safe)."""
 MARGIN_PART = 4
 """Others wait a quarter longer than the holder counts."""
-
-
-class Stamp(Struct, frozen=True, gc=False, order=True):
-    """What a renewal puts into the tables. Stamps of one incarnation are ordered by `counter`."""
-
-    incarnation: str
-    counter: int
 
 
 class OwnLease:
@@ -41,22 +35,22 @@ class OwnLease:
         self._counter = 0
         self._started: dict[int, int] = {}
 
-    def next_stamp(self) -> Stamp:
+    def next_stamp(self) -> LeaseStamp:
         self._counter += 1
-        return Stamp(self.incarnation, self._counter)
+        return LeaseStamp(self.incarnation, self._counter)
 
     @property
     def renew_every_ns(self) -> int:
         return self.lease_ns // 3
 
-    def proposing(self, stamp: Stamp, now_ns: int) -> None:
+    def proposing(self, stamp: LeaseStamp, now_ns: int) -> None:
         """Call *before* the proposal leaves; for a retry of it too, which then changes nothing."""
         assert stamp.incarnation == self.incarnation, "a lease is renewed by the process that holds it"
         self._started.setdefault(stamp.counter, now_ns)
         while len(self._started) > MAX_STAMPS_OPEN:
             del self._started[min(self._started)]
 
-    def applied(self, stamp: Stamp) -> int | None:
+    def applied(self, stamp: LeaseStamp) -> int | None:
         """The tables have the stamp. Returns the deadline if it moved."""
         if stamp.incarnation != self.incarnation:
             return None
@@ -77,9 +71,9 @@ class OthersLease:
 
     def __init__(self, lease_ns: int) -> None:
         self._lasts_ns = lease_ns + -(-lease_ns // MARGIN_PART)
-        self._seen: dict[ManagerName, tuple[Stamp | None, int]] = {}
+        self._seen: dict[ManagerName, tuple[LeaseStamp | None, int]] = {}
 
-    def applied(self, manager: ManagerName, stamp: Stamp | None, now_ns: int) -> None:
+    def applied(self, manager: ManagerName, stamp: LeaseStamp | None, now_ns: int) -> None:
         """The tables hold `stamp` for `manager` (None: none yet). Only a stamp that was not there before
         restarts the count; the first one that this process sees does too, whatever its age, since nobody
         here knows when it was applied."""
@@ -91,7 +85,7 @@ class OthersLease:
         """It is no member any more."""
         self._seen.pop(manager, None)
 
-    def stamp(self, manager: ManagerName) -> Stamp | None:
+    def stamp(self, manager: ManagerName) -> LeaseStamp | None:
         """What a takeover compares in the log: if it was renewed meanwhile, the takeover is refused."""
         known = self._seen.get(manager)
         return None if known is None else known[0]

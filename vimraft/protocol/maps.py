@@ -9,7 +9,7 @@ from bisect import bisect_right
 from msgspec import Struct
 
 from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName, VolumeName
-from vimraft.core.tables import Replica, ReplicaState, State
+from vimraft.core.tables import Replica, ReplicaState, Segment, State
 
 REGION_BYTES = 1 << 20
 """The unit of write-intent and resync tracking."""
@@ -27,9 +27,12 @@ class Copy(Struct, frozen=True, gc=False):
     name: LocalName
     state: ReplicaState
     parts: tuple[Part, ...]
-    """Sorted; they tile the volume."""
+    """Sorted; they tile the volume, but for a copy that `moves`."""
     left_epoch: int = 0
     record: str = ""
+    paused: bool = False
+    moves: LocalName | None = None
+    """These are segments that will take the place of some of that copy: written like a syncing one."""
 
     @property
     def stores(self) -> tuple[ManagerName, ...]:
@@ -37,11 +40,12 @@ class Copy(Struct, frozen=True, gc=False):
 
     def split(self, first: int, end: int) -> list[Part]:
         """The stores that have `first … end-1`, each with its bytes of it."""
-        at = bisect_right(self.parts, first, key=lambda part: part.first) - 1
+        at = max(0, bisect_right(self.parts, first, key=lambda part: part.first) - 1)
         found: list[Part] = []
         while at < len(self.parts) and self.parts[at].first < end:
             part = self.parts[at]
-            found.append(Part(max(first, part.first), min(end, part.end), part.store))
+            if part.end > first:
+                found.append(Part(max(first, part.first), min(end, part.end), part.store))
             at += 1
         return found
 
@@ -86,16 +90,30 @@ def regions_of(first: int, end: int) -> range:
     return range(first // REGION_BYTES, (end - 1) // REGION_BYTES + 1)
 
 
-def _copy_of(state: State, replica: Replica) -> Copy:
+def moving_name(name: LocalName) -> LocalName:
+    """Of the segments that a copy is moving to; no copy is called that."""
+    return LocalName(f"{name}+")
+
+
+def _parts(state: State, segments: tuple[Segment, ...]) -> tuple[Part, ...]:
     parts: list[Part] = []
-    for segment in replica.segments:
+    for segment in segments:
         store = state.sites[state.reals[segment.real_id].site].manager
         first, end = segment.virtual_first * SECTOR_BYTES, segment.virtual_end * SECTOR_BYTES
-        if parts and parts[-1].store == store:
+        if parts and parts[-1].store == store and parts[-1].end == first:
             parts[-1] = Part(parts[-1].first, end, store)
         else:
             parts.append(Part(first, end, store))
-    return Copy(replica.local_name, replica.state, tuple(parts))
+    return tuple(parts)
+
+
+def _copies(state: State, replica: Replica) -> list[Copy]:
+    name = replica.local_name
+    parts = _parts(state, replica.segments)
+    copy = Copy(name, replica.state, parts, replica.left_epoch, replica.record, replica.paused)
+    if not replica.moving:
+        return [copy]
+    return [copy, Copy(moving_name(name), "syncing", _parts(state, replica.moving), moves=name)]
 
 
 def map_of(state: State, name: VolumeName) -> VolumeMap | None:
@@ -109,5 +127,6 @@ def map_of(state: State, name: VolumeName) -> VolumeMap | None:
         epoch=volume.epoch,
         owner=volume.owner,
         size_bytes=volume.size_bytes,
-        copies=tuple(_copy_of(state, replica) for replica in volume.replicas),
+        copies=tuple(copy for replica in volume.replicas for copy in _copies(state, replica)),
+        lossy_epoch=volume.lossy_epoch,
     )

@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vimraft.core.commands import LeaseStamp
 from vimraft.core.ids import ManagerName
-from vimraft.protocol.lease import MAX_STAMPS_OPEN, Mark, OthersLease, OwnLease, SoleHolderRight, Stamp
+from vimraft.protocol.lease import MAX_STAMPS_OPEN, Mark, OthersLease, OwnLease, SoleHolderRight
 
 S = 1_000_000_000
 LEASE = 4 * S
@@ -31,8 +32,8 @@ def test_a_retry_does_not_restart_the_count() -> None:
 
 def test_a_stamp_that_was_not_proposed_here_gives_nothing() -> None:
     lease = OwnLease("two", LEASE)
-    assert lease.applied(Stamp("one", 1)) is None
-    assert lease.applied(Stamp("two", 1)) is None
+    assert lease.applied(LeaseStamp("one", 1)) is None
+    assert lease.applied(LeaseStamp("two", 1)) is None
     assert not lease.holds(0)
 
 
@@ -58,13 +59,13 @@ def test_what_is_remembered_of_proposals_is_bounded() -> None:
 def test_others_count_from_when_they_applied_it_and_a_quarter_longer() -> None:
     others = OthersLease(LEASE)
     assert not others.ended(PARIS, 1 << 62)
-    others.applied(PARIS, Stamp("one", 1), 10 * S)
-    others.applied(PARIS, Stamp("one", 1), 12 * S)
+    others.applied(PARIS, LeaseStamp("one", 1), 10 * S)
+    others.applied(PARIS, LeaseStamp("one", 1), 12 * S)
     assert not others.ended(PARIS, 15 * S - 1)
     assert others.ended(PARIS, 15 * S)
-    others.applied(PARIS, Stamp("one", 2), 15 * S)
+    others.applied(PARIS, LeaseStamp("one", 2), 15 * S)
     assert not others.ended(PARIS, 15 * S)
-    assert others.stamp(PARIS) == Stamp("one", 2)
+    assert others.stamp(PARIS) == LeaseStamp("one", 2)
     others.forget(PARIS)
     assert others.ends_ns(PARIS) is None
 

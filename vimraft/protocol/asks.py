@@ -1,0 +1,90 @@
+"""What the owner asks of a store, as the owner remembers it until the answer is there.
+
+May live here: the memory of one message, and the forms of an answer as the parts of the owner want them.
+"""
+
+from typing import Literal, Protocol
+
+from vimraft.core.ids import LocalName, ManagerName
+
+WriteKind = Literal["write", "zero", "trim"]
+AskKind = Literal["read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over"]
+How = Literal["done", "failed", "older", "busy", "full", "lost"]
+"""`done`. `failed`: by the backend, or the store lives in another boot than the tables say. `older`: the
+store knows a newer epoch or session, or its tables have not caught up. `busy`: "use the other copy". `full`:
+no room for one more active region. `lost`: nobody knows."""
+
+
+class Asker(Protocol):
+    def answered(self, ask: "Ask", answer: "Answer") -> None: ...
+
+
+class Answer:
+    __slots__ = ("boot", "data", "how", "number", "record", "regions")
+
+    def __init__(
+        self,
+        number: int,
+        how: How,
+        boot: str = "",
+        data: bytes = b"",
+        regions: tuple[int, ...] = (),
+        record: str = "",
+    ) -> None:
+        self.number = number
+        self.how = how
+        self.boot = boot
+        self.data = data
+        self.regions = regions
+        self.record = record
+
+
+class Ask:
+    __slots__ = (
+        "copy",
+        "data",
+        "deadline_ns",
+        "end",
+        "epoch",
+        "first",
+        "fua",
+        "kind",
+        "must",
+        "number",
+        "op",
+        "record",
+        "regions",
+        "sent_ns",
+        "session",
+        "store",
+    )
+
+    def __init__(
+        self,
+        kind: AskKind,
+        store: ManagerName,
+        copy: LocalName,
+        first: int,
+        end: int,
+        op: Asker,
+        *,
+        data: bytes = b"",
+        fua: bool = False,
+        must: bool = False,
+        regions: tuple[int, ...] = (),
+        record: str = "",
+    ) -> None:
+        """`must`: no "use the other copy", since there is none. The last two: for kinds that have them."""
+        self.kind: AskKind = kind
+        self.store = store
+        self.copy = copy
+        self.first = first
+        self.end = end
+        self.op = op
+        self.data = data
+        self.fua = fua
+        self.must = must
+        self.regions = regions
+        self.record = record
+        self.number = self.session = self.epoch = 0
+        self.sent_ns = self.deadline_ns = 0

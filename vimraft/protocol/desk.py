@@ -1,0 +1,298 @@
+"""What the parts of a volume's owner share: its maps, the range lock, what was asked of stores, proposals.
+
+May live here: bookkeeping that writes, reads, flushes, copying, takeover and resync all need, and the gates
+of an acknowledgement. Keeps INV-2 and INV-3: nobody is told that a write is done unless `may_acknowledge`.
+
+Time comes in with each event (`now_ns`, CLOCK_BOOTTIME) and effects are collected until the event is over.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from msgspec import Struct
+
+from vimraft.core.commands import Retire
+from vimraft.core.ids import LocalName, ManagerName
+from vimraft.protocol.asks import Answer, Ask
+from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
+from vimraft.protocol.maps import Copy, VolumeMap
+from vimraft.protocol.owner_effects import (
+    Command,
+    Decision,
+    Effect,
+    Persist,
+    Propose,
+    Send,
+    store_request,
+)
+from vimraft.protocol.ranges import RangeLock
+from vimraft.protocol.tracker import Tracker
+
+MS = 1_000_000
+MAX_ASKS = 65_536
+"""Messages to stores without an answer; while there are as many, new client requests wait."""
+
+
+class Parked(Protocol):
+    def settle(self) -> None: ...
+
+    def map_changed(self) -> None: ...
+
+
+Decided = Callable[[Decision], None]
+
+
+class Limits(Struct, frozen=True, gc=False):
+    io_timeout_ns: int = 30_000 * MS
+    """A client's request fails no earlier than this because of something that may pass."""
+    store_timeout_ns: int = 10_000 * MS
+    """A store that has not answered within it is taken for lost."""
+    retry_ns: int = 200 * MS
+    """Between two attempts at what failed for now."""
+
+
+class OwnerRules(Struct, frozen=True, gc=False):
+    """Clauses of the protocol, each a switch: all on, but where a simulation shows what one is for."""
+
+    check_lease: bool = True
+    wait_for_retired_side: bool = True
+    retire_before_ack: bool = True
+    retire_needs_complete: bool = True
+    hold_before_promotion: bool = True
+    shared_read_lock: bool = True
+    equalise_after_eio: bool = True
+    lossy_flush_fails: bool = True
+    equalise_at_takeover: bool = True
+    retag: bool = True
+    returning_own_regions: bool = True
+
+
+class Leases(Struct, frozen=True):
+    """The rights that an owner serves by; the shell keeps them, one of each kind for all its volumes."""
+
+    own: OwnLease
+    others: OthersLease
+
+
+class Desk:
+    """`map`: installed, requests are sent by it. `newest`: applied here; the one that decides about
+    acknowledgements. They differ only while a newer one waits for the drain."""
+
+    def __init__(
+        self,
+        me: ManagerName,
+        first: VolumeMap,
+        leases: Leases,
+        right: SoleHolderRight,
+        rules: OwnerRules,
+        limits: Limits,
+    ) -> None:
+        self.me = me
+        self.map = self.newest = first
+        self.leases = leases
+        self.right = right
+        self.rules = rules
+        self.limits = limits
+        self.now_ns = 0
+        self.record = ""
+        """Id of the write-intent records of the in-sync copies; "" until stores have told it."""
+        self.ranges = RangeLock(shared_reads=rules.shared_read_lock)
+        self.tracker = Tracker()
+        self.missing: dict[LocalName, set[int]] = {}
+        """Regions that a syncing copy does not have in step yet."""
+        self.in_flight = 0
+        """Requests with something under way at stores: a drain waits for them. Parked ones do not count."""
+        self.undecided: set[int] = set()
+        """Promotions of our own: from before they are proposed until they are decided."""
+        self.held = False
+        """Nothing new is sent to stores: a map waits to be installed, or somebody asked for it."""
+        self.parked: dict[int, Parked] = {}
+        """What is not under way and not over: looked at again whenever the gates may have moved, and after a
+        change of the map. Bounded by the requests that there are."""
+        self.waiting: list[Callable[[], None]] = []
+        """To be called when the hold is over (bounded likewise)."""
+        self.room_wanted = False
+        """A store has no room for one more active region."""
+        self.effects: list[Effect] = []
+        self._later: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._asks: dict[int, Ask] = {}
+        self._sessions: dict[ManagerName, int] = {}
+        self._gate: dict[ManagerName, int] = {}
+        self._installed: dict[ManagerName, int] = {}
+        self._proposals: dict[int, Decided] = {}
+        self._marked: dict[int, Command] = {}
+        self._retiring: int | None = None
+        self._number = 0
+        self._tokens = 0
+
+    # --- numbers and time -----------------------------------------------------------------------------
+
+    def token(self) -> int:
+        self._tokens += 1
+        return self._tokens
+
+    def later(self, after_ns: int, call: Callable[[], None]) -> int:
+        """Returns a number for `never`."""
+        token = self.token()
+        self._later[token] = (self.now_ns + after_ns, call)
+        return token
+
+    def never(self, token: int) -> None:
+        self._later.pop(token, None)
+
+    def due(self) -> None:
+        """What time alone changes: leases that ended, answers that are overdue, what asked to be called."""
+        self.gate_open()
+        while self._asks:
+            ask = next(iter(self._asks.values()))
+            if ask.deadline_ns > self.now_ns:
+                break
+            self.lost(ask.store)
+        for token in [token for token, (at_ns, _) in self._later.items() if at_ns <= self.now_ns]:
+            entry = self._later.pop(token, None)
+            if entry is not None:
+                entry[1]()
+
+    def next_ns(self) -> int | None:
+        """When `due` has something to do."""
+        times = [at_ns for at_ns, _ in self._later.values()]
+        if self._asks:
+            times.append(next(iter(self._asks.values())).deadline_ns)
+        times += self._gate_ends()
+        return min(times, default=None)
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        if self.held:
+            self.waiting.append(call)
+        else:
+            call()
+
+    # --- stores ---------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return len(self._asks) >= MAX_ASKS
+
+    def ask(self, ask: Ask) -> None:
+        self._number += 1
+        ask.number = self._number
+        ask.session = self._sessions.setdefault(ask.store, 1)
+        ask.epoch = self.map.epoch
+        ask.deadline_ns = self.now_ns + self.limits.store_timeout_ns
+        self._asks[ask.number] = ask
+        self.effects.append(Send(ask.store, store_request(ask, self.map.volume, self.leases.own.incarnation)))
+
+    def answered(self, store: ManagerName, answer: Answer) -> None:
+        """An answer that nobody waits for any more is dropped: it belongs to a session that was given up."""
+        ask = self._asks.get(answer.number)
+        if ask is None or ask.store != store:
+            return
+        del self._asks[answer.number]
+        if answer.boot:
+            self.tracker.boot(store, answer.boot)
+        ask.op.answered(ask, answer)
+
+    def fence(self, stores: Iterable[ManagerName]) -> None:
+        """What was sent there may still happen: whatever is sent from now on belongs to a newer session,
+        which a store begins only when it has drained the older one. Answers of the older one still count."""
+        for store in stores:
+            self._sessions[store] = self._sessions.get(store, 0) + 1
+
+    def lost(self, store: ManagerName) -> None:
+        """The connection ended, or an answer is overdue: what was asked has an unknown outcome."""
+        self.fence((store,))
+        for ask in [ask for ask in self._asks.values() if ask.store == store]:
+            if self._asks.pop(ask.number, None) is not None:
+                ask.op.answered(ask, Answer(ask.number, "lost"))
+
+    # --- acknowledging --------------------------------------------------------------------------------
+
+    def leases_changed(self, installed: dict[ManagerName, int]) -> None:
+        for manager, index in installed.items():
+            self._installed[manager] = max(index, self._installed.get(manager, 0))
+
+    def close_gate(self, managers: Iterable[ManagerName], index: int) -> None:
+        """Nothing is acknowledged until these managers have installed the maps of `index`, or their leases
+        have run out: until then they may serve reads by an older map."""
+        for manager in managers:
+            if manager != self.me and self.rules.wait_for_retired_side:
+                self._gate[manager] = max(index, self._gate.get(manager, 0))
+
+    def _gate_ends(self) -> list[int]:
+        ends = [self.leases.others.ends_ns(manager) for manager in self._gate]
+        return [end for end in ends if end is not None]
+
+    def gate_open(self) -> bool:
+        for manager, index in list(self._gate.items()):
+            if self._installed.get(manager, -1) >= index or self.leases.others.ended(manager, self.now_ns):
+                del self._gate[manager]
+        return not self._gate
+
+    @property
+    def ours(self) -> bool:
+        return self.newest.owner == self.me
+
+    def may_acknowledge(self) -> bool:
+        return self.ours and not self.undecided and self.gate_open()
+
+    def may_read(self) -> bool:
+        """Checked after the request arrived, before it is sent to a store."""
+        if not self.ours:
+            return False
+        if not self.rules.check_lease or self.leases.own.holds(self.now_ns):
+            return True
+        return self.right.serves(self.newest.sole(), self.newest.epoch)
+
+    # --- proposals ------------------------------------------------------------------------------------
+
+    def propose(self, command: Command, decided: Decided, *, ends_sole: bool = False) -> int:
+        """`ends_sole`: it may end the sole-holder state, so the right is given up durably first."""
+        token = self.token()
+        self._proposals[token] = decided
+        if ends_sole and self.newest.sole():
+            mark = self.right.give_up(self.newest.epoch, token)
+            if mark is not None:
+                self._marked[token] = command
+                self.effects.append(Persist(token, mark))
+                return token
+        self.effects.append(Propose(token, command))
+        return token
+
+    def persisted(self, token: int) -> None:
+        command = self._marked.pop(token, None)
+        if command is not None:
+            self.right.kept()
+            self.effects.append(Propose(token, command))
+
+    def outcome(self, token: int, decision: Decision) -> None:
+        """`unknown`: the shell goes on asking with the same id, and says so again when it knows."""
+        decided = self._proposals.get(token)
+        if decided is None:
+            return
+        if decision != "unknown":
+            del self._proposals[token]
+            if self.right.decided(token):
+                self.effects.append(Persist(token, None))
+        decided(decision)
+
+    def retire(self, names: Iterable[LocalName]) -> None:
+        """Take these copies out of the in-sync set, one proposal at a time; whoever waits for it looks again
+        when a newer map is there, or when `again` calls."""
+        wanted = tuple(sorted(set(names)))
+        if self._retiring is not None or not wanted or not self.ours:
+            return
+        newest = self.newest
+        command = Retire(newest.volume, newest.epoch, self.me, wanted, self.record)
+        self._retiring = self.propose(command, self._retired)
+
+    def _retired(self, decision: Decision) -> None:
+        if decision != "unknown":
+            self._retiring = None
+
+    @property
+    def retiring(self) -> bool:
+        return self._retiring is not None
+
+
+def names(copies: Iterable[Copy]) -> set[LocalName]:
+    return {copy.name for copy in copies}

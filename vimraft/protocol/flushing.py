@@ -1,0 +1,225 @@
+"""FLUSH at the owner: one round covers everybody who asked before it began; and clearing regions after it.
+
+May live here: rounds of flushes, and the clearing that only they allow. Keeps INV-3: a round is done when all
+in-sync copies of the newest applied map have flushed, and no promotion of our own is undecided. A flush goes
+to copies, whatever epochs their data were written in. A copy whose flush failed is retired, its flush is
+never tried again (the kernel forgets the failure with the data); the last one's error goes to the clients.
+"""
+
+from collections.abc import Callable
+
+from vimraft.core.ids import LocalName
+from vimraft.protocol.asks import Answer, Ask
+from vimraft.protocol.desk import Desk, names
+from vimraft.protocol.maps import REGION_BYTES
+from vimraft.protocol.writes import MAX_ATTEMPTS, End
+
+Told = Callable[[End], None]
+
+
+class FlushRound:
+    def __init__(self, desk: Desk, ended: Told) -> None:
+        self._desk = desk
+        self._ended = ended
+        self._mark = desk.tracker.mark()
+        self._asked: dict[LocalName, int] = {}
+        self._under_way = 0
+        self._ok: set[LocalName] = set()
+        self._failed: set[LocalName] = set()
+        self._again: set[LocalName] = set()
+        self._attempts = 0
+        self._timer: int | None = None
+        self.over = False
+
+    def send(self) -> None:
+        """To every copy that has not answered for good."""
+        desk = self._desk
+        wanted = [c for c in desk.map.targets if c.name not in self._ok and c.name not in self._failed]
+        self._again.clear()
+        asks = [
+            Ask("flush", store, copy.name, 0, desk.map.size_bytes, self)
+            for copy in wanted
+            for store in copy.stores
+        ]
+        for copy in wanted:
+            self._asked[copy.name] = len(copy.stores)
+        if not asks:
+            self.settle()
+            return
+        desk.in_flight += 1
+        self._under_way = len(asks)
+        for ask in asks:
+            desk.ask(ask)
+
+    def answered(self, ask: Ask, answer: Answer) -> None:
+        self._asked[ask.copy] -= 1
+        self._under_way -= 1
+        if answer.how in ("older", "lost"):
+            self._again.add(ask.copy)
+            self._attempts += answer.how == "lost"
+        elif answer.how != "done":
+            self._failed.add(ask.copy)
+        elif not self._asked[ask.copy] and ask.copy not in self._again | self._failed:
+            self._ok.add(ask.copy)
+        if self._under_way == 0:
+            self._desk.in_flight -= 1
+            self.settle()
+
+    def settle(self) -> None:
+        desk = self._desk
+        if self.over or self._under_way or not desk.ours:
+            return
+        if self._attempts >= MAX_ATTEMPTS:
+            self._failed |= self._again
+            self._again.clear()
+        wanted = names(desk.newest.in_sync)
+        if wanted <= self._ok:
+            if not desk.undecided:
+                desk.tracker.flushed(self._mark)
+                self._end("done")
+            return
+        if desk.newest.epoch != desk.map.epoch:
+            return  # it goes on when that map is installed
+        if self._again & wanted:
+            self._later()
+        elif not self._ok & wanted:
+            self._end("failed")
+        else:
+            desk.retire(self._failed & wanted)
+            self._later()
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = self._desk.later(self._desk.limits.retry_ns, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        if self.over or self._under_way:
+            return
+        if self._again and not self._desk.held:
+            self.send()
+        else:
+            self.settle()
+
+    def map_changed(self) -> None:
+        if not self.over and self._under_way == 0 and self._desk.ours:
+            self._attempts = 0
+            self.send()
+
+    @property
+    def ok(self) -> frozenset[LocalName]:
+        """Copies that have flushed."""
+        return frozenset(self._ok)
+
+    def _end(self, how: End) -> None:
+        if self.over:
+            return
+        self.over = True
+        if self._timer is not None:
+            self._desk.never(self._timer)
+        self._ended(how)
+
+
+class Flushing:
+    """One round at a time; whoever comes while it runs waits for the next one, which begins later."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.round: FlushRound | None = None
+        self._present: list[Told] = []
+        self._next: list[Told] = []
+
+    def flush(self, told: Told) -> None:
+        self._next.append(told)
+        self.start()
+
+    def start(self) -> None:
+        if self.round is not None or not self._next or self._desk.held:
+            return
+        self._present, self._next = self._next, []
+        self.round = FlushRound(self._desk, self._done)
+        self.round.send()
+
+    def _done(self, how: End) -> None:
+        told, self._present = self._present, []
+        assert self.round is not None, "a round ended that was not running"
+        for copy in self._desk.newest.syncing:
+            if copy.name not in self.round.ok:
+                self._desk.missing.setdefault(copy.name, set()).update(self._desk.tracker.active)
+        self.round = None
+        for call in told:
+            call(how)
+        self.start()
+
+    def map_changed(self) -> None:
+        if self.round is not None:
+            self.round.map_changed()
+        self.start()
+
+    def settle(self) -> None:
+        if self.round is not None:
+            self.round.settle()
+
+
+class Clearing:
+    """Clears regions at all stores of the in-sync copies, each under its exclusive lock: no write can set
+    the bit again before it is cleared. Nobody waits for it, so that its failure costs nothing: the region
+    stays active, and is offered again."""
+
+    def __init__(self, desk: Desk, released: Callable[[list[int]], None]) -> None:
+        """`released` is told whose ranges are granted now."""
+        self._desk = desk
+        self._released = released
+        self._under_way = 0
+        self._locks: list[int] = []
+        self._regions: tuple[int, ...] = ()
+        self._failed = False
+
+    @property
+    def busy(self) -> bool:
+        return self._under_way > 0
+
+    def start(self, *, at_once: bool = False) -> None:
+        desk = self._desk
+        if self.busy or desk.held or not desk.ours or desk.map.epoch != desk.newest.epoch:
+            return
+        regions: list[int] = []
+        for number in desk.tracker.clearable(desk.now_ns, at_once=at_once):
+            first = number * REGION_BYTES
+            if desk.ranges.full or desk.ranges.overlaps(first, REGION_BYTES, exclusive=True):
+                continue
+            lock = desk.token()
+            desk.ranges.acquire(lock, first, REGION_BYTES, exclusive=True)
+            self._locks.append(lock)
+            regions.append(number)
+        if regions:
+            self._send(tuple(regions))
+
+    def _send(self, regions: tuple[int, ...]) -> None:
+        desk = self._desk
+        self._regions, self._failed = regions, False
+        asks = []
+        for copy in desk.map.targets:
+            keep = desk.missing.get(copy.name, set()) if copy.state == "syncing" else set()
+            some = tuple(number for number in regions if number not in keep)
+            asks += [
+                Ask("clear", store, copy.name, 0, 0, self, regions=some) for store in copy.stores if some
+            ]
+        desk.in_flight += 1
+        self._under_way = len(asks)
+        for ask in asks:
+            desk.ask(ask)
+
+    def answered(self, _ask: Ask, answer: Answer) -> None:
+        self._failed |= answer.how != "done"
+        self._under_way -= 1
+        if self._under_way:
+            return
+        desk = self._desk
+        desk.in_flight -= 1
+        if not self._failed:
+            desk.tracker.cleared(self._regions)
+        locks, self._locks = self._locks, []
+        desk.room_wanted = False
+        for lock in locks:
+            self._released(desk.ranges.release(lock))

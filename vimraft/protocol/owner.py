@@ -1,0 +1,413 @@
+"""The owner of one volume: takes the requests of clients, orders them, and follows the changes of the map.
+
+May live here: admission, deadlines, hold → drain → install → release, and what ends a request. How writes,
+reads, flushes and copying proceed is in the modules of those names; `desk` has what they share. Events are
+methods, each returns effects; `now_ns` is CLOCK_BOOTTIME. `SetTimer` says when to call `timer`.
+
+Keeps INV-2 (nothing is acknowledged, and no read sent, by an owner that a newer map does not name), INV-3
+(`writes`), INV-5 (the range lock; a range whose write ended with EIO stays locked until copies are equal).
+
+Deviation from the plan: what became of a proposal is said in a word (`Decision`), not by an Outcome.
+"""
+
+from collections.abc import Callable
+
+from vimraft.core.ids import ManagerName
+from vimraft.protocol.asks import Answer, WriteKind
+from vimraft.protocol.balance import Balance, CopyCounters, Preference
+from vimraft.protocol.copying import Equalise
+from vimraft.protocol.desk import Desk, Leases, Limits, OwnerRules, names
+from vimraft.protocol.flushing import Clearing, Flushing
+from vimraft.protocol.lease import SoleHolderRight
+from vimraft.protocol.maps import VolumeMap, regions_of
+from vimraft.protocol.owner_effects import (
+    ClientRequest,
+    Decision,
+    Effect,
+    Installed,
+    Invalidate,
+    Reply,
+    ReplyHow,
+    SetTimer,
+)
+from vimraft.protocol.reads import Read
+from vimraft.protocol.writes import End, Write
+
+MAX_REQUESTS = 2_048
+"""Client requests under way and waiting; more are told `full`."""
+MAX_TOLD = 4_096
+"""Sessions remembered that were told about a loss; one forgotten is told twice, which harms nobody."""
+
+
+class _Client:
+    """A request that is not answered, or whose range is still being made equal."""
+
+    __slots__ = ("deadline_ns", "lock", "op", "request")
+
+    def __init__(self, request: ClientRequest, lock: int, deadline_ns: int) -> None:
+        self.request = request
+        self.lock = lock
+        self.deadline_ns = deadline_ns
+        self.op: Write | Read | None = None
+
+
+class Owner:
+    """Begins held: `serve` is called when the takeover is over (see `takeover`)."""
+
+    def __init__(
+        self,
+        me: ManagerName,
+        first: VolumeMap,
+        leases: Leases,
+        *,
+        right: SoleHolderRight | None = None,
+        rules: OwnerRules = OwnerRules(),  # noqa: B008  (frozen)
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        preference: Preference = Preference(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.desk = Desk(me, first, leases, right or SoleHolderRight(), rules, limits)
+        self.desk.held = True
+        self.balance = Balance(me, preference)
+        self.flushing = Flushing(self.desk)
+        self.clearing = Clearing(self.desk, self._granted)
+        self._clients: dict[int, _Client] = {}
+        self._locks: dict[int, _Client | Callable[[], None]] = {}
+        self._holds: set[str] = {"takeover"}
+        self._held_since_ns = 0
+        self._timer_ns: int | None = None
+        self._lossy_epoch = first.lossy_epoch
+        self._lost_epoch = 0
+        """Sessions that began before this epoch must be told of a flush that failed at the last copy."""
+        self._told: dict[str, int] = {}
+        self.followers: list[Callable[[], None]] = []
+        """Parts that look again after each change of the map, the leases or a proposal (takeover, resync)."""
+
+    # --- events ---------------------------------------------------------------------------------------
+
+    def request(self, request: ClientRequest, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        if not self.desk.ours:
+            self._reply(request, "moved")
+        elif len(self._clients) >= MAX_REQUESTS or self.desk.ranges.full or self.desk.full:
+            self._reply(request, "full")
+        else:
+            assert request.id not in self._clients, f"request {request.id} is there already"
+            self._admit(request)
+        return self._end()
+
+    def answer(self, store: ManagerName, answer: Answer, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        self.desk.answered(store, answer)
+        return self._end()
+
+    def store_lost(self, store: ManagerName, now_ns: int) -> list[Effect]:
+        """The connection to it ended: nobody knows what became of what it had not answered."""
+        self._begin(now_ns)
+        self.desk.lost(store)
+        return self._end()
+
+    def applied(self, newer: VolumeMap, now_ns: int) -> list[Effect]:
+        """This manager's tables have it. Maps come in the order of the log."""
+        self._begin(now_ns)
+        if newer.epoch > self.desk.newest.epoch:
+            self._follow(newer)
+        return self._end()
+
+    def leases_changed(self, installed: dict[ManagerName, int], now_ns: int) -> list[Effect]:
+        """The lease table moved: `installed` has the index that each manager says it has installed. The
+        lease machines themselves (`Leases`) were told before."""
+        self._begin(now_ns)
+        self.desk.leases_changed(installed)
+        self._review()
+        return self._end()
+
+    def outcome(self, token: int, decision: Decision, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        self.desk.outcome(token, decision)
+        self._review()
+        return self._end()
+
+    def persisted(self, token: int, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        self.desk.persisted(token)
+        return self._end()
+
+    def timer(self, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        self._timer_ns = None
+        self._expire()
+        self.desk.due()
+        self._review()
+        return self._end()
+
+    def hold(self, why: str, now_ns: int) -> list[Effect]:
+        """New I/O waits until `release` with the same word; see `drained`."""
+        self._begin(now_ns)
+        self._hold(why)
+        return self._end()
+
+    def release(self, why: str, now_ns: int) -> list[Effect]:
+        self._begin(now_ns)
+        self._unhold(why)
+        return self._end()
+
+    @property
+    def drained(self) -> bool:
+        return self.desk.held and self.desk.in_flight == 0
+
+    @property
+    def counters(self) -> tuple[CopyCounters, ...]:
+        return self.balance.counters
+
+    # --- requests -------------------------------------------------------------------------------------
+
+    def _admit(self, request: ClientRequest) -> None:
+        desk = self.desk
+        client = _Client(request, desk.token(), desk.now_ns + desk.limits.io_timeout_ns)
+        self._clients[request.id] = client
+        if request.kind == "flush":
+            self._flush(client)
+            return
+        self._locks[client.lock] = client
+        exclusive = request.kind != "read"
+        length = request.end - request.first
+        if desk.ranges.acquire(client.lock, request.first, length, exclusive=exclusive):
+            desk.when_free(lambda: self._start(client))
+
+    def _granted(self, locks: list[int]) -> None:
+        for lock in locks:
+            waiting = self._locks.get(lock)
+            if isinstance(waiting, _Client):
+                client = waiting
+                self.desk.when_free(lambda client=client: self._start(client))  # type: ignore[misc]
+            elif waiting is not None:
+                waiting()
+
+    def lock(self, first: int, end: int, *, exclusive: bool, granted: Callable[[], None]) -> int | None:
+        """For parts that copy: `granted` is called when the range is theirs, till `unlock`. None: no room."""
+        if self.desk.ranges.full:
+            return None
+        token = self.desk.token()
+        self._locks[token] = granted
+        if self.desk.ranges.acquire(token, first, end - first, exclusive=exclusive):
+            granted()
+        return token
+
+    def unlock(self, token: int) -> None:
+        self._locks.pop(token, None)
+        self._granted(self.desk.ranges.release(token))
+
+    def _start(self, client: _Client) -> None:
+        request, desk = client.request, self.desk
+        if request.id not in self._clients or client.op is not None:
+            return
+        if desk.held:
+            desk.waiting.append(lambda: self._start(client))
+            return
+        if request.kind == "read":
+            client.op = Read(
+                desk, self.balance, request.first, request.end, lambda data: self._read_ended(client, data)
+            )
+        else:
+            desk.tracker.begin(regions_of(request.first, request.end), desk.now_ns)
+            client.op = Write(
+                desk,
+                _write_kind(request),
+                request.first,
+                request.end,
+                request.data,
+                fua=request.fua,
+                ended=lambda how: self._write_ended(client, how),
+            )
+        client.op.send()
+
+    def _read_ended(self, client: _Client, data: bytes | None) -> None:
+        self._forget(client)
+        if data is None:
+            self._reply(client.request, "failed")
+        else:
+            self._reply(client.request, "done", data)
+
+    def _write_ended(self, client: _Client, how: End) -> None:
+        request, desk = client.request, self.desk
+        assert isinstance(client.op, Write), "only writes end here"
+        if how == "done":
+            desk.tracker.end(regions_of(request.first, request.end))
+            self._forget(client)
+            self._reply(request, "done")
+            return
+        self._reply(request, "failed")
+        self._clients.pop(request.id, None)
+        desk.effects.append(Invalidate(request.first, request.end))
+        desk.fence(sorted(client.op.stores))
+        if not desk.rules.equalise_after_eio:
+            self._repaired(client)
+            return
+        repair = Equalise(desk, self.balance, request.first, request.end, lambda _how: self._repaired(client))
+        repair.start()
+
+    def _repaired(self, client: _Client) -> None:
+        """All copies are equal where a write ended with EIO: others may go there again."""
+        self.desk.tracker.end(regions_of(client.request.first, client.request.end))
+        self.unlock(client.lock)
+
+    def _flush(self, client: _Client) -> None:
+        session = client.request.session
+        owed = max(self._lossy_epoch, self._lost_epoch)
+        if client.request.since_epoch < owed and self._told.get(session, 0) < owed:
+            self._tell(session, owed)
+            self._forget(client)
+            self._reply(client.request, "failed")
+            return
+        self.flushing.flush(lambda how: self._flush_ended(client, how))
+
+    def _flush_ended(self, client: _Client, how: End) -> None:
+        if how == "failed":
+            self._lost_epoch = self.desk.newest.epoch + 1
+            self._tell(client.request.session, self._lost_epoch)
+        if client.request.id in self._clients:
+            self._forget(client)
+            self._reply(client.request, "done" if how == "done" else "failed")
+
+    def _tell(self, session: str, owed: int) -> None:
+        self._told[session] = owed
+        if len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
+
+    def _forget(self, client: _Client) -> None:
+        self._clients.pop(client.request.id, None)
+        if client.request.kind != "flush":
+            self.unlock(client.lock)
+
+    def _reply(self, request: ClientRequest, how: ReplyHow, data: bytes = b"") -> None:
+        self.desk.effects.append(Reply(request.id, how, data))
+
+    def _expire(self) -> None:
+        """Requests come in the order of their deadlines."""
+        while self._clients:
+            client = next(iter(self._clients.values()))
+            if client.deadline_ns > self.desk.now_ns:
+                return
+            if client.op is not None:
+                client.op.give_up()
+            else:
+                self._forget(client)
+                self._reply(client.request, "failed")
+
+    # --- the map --------------------------------------------------------------------------------------
+
+    def _follow(self, newer: VolumeMap) -> None:
+        desk = self.desk
+        left = names(desk.newest.in_sync) - names(newer.in_sync)
+        stores = [store for copy in desk.newest.copies if copy.name in left for store in copy.stores]
+        desk.newest = newer
+        desk.close_gate(stores, newer.index)
+        if not desk.ours:
+            self._lose()
+        self._hold("map")
+
+    def _lose(self) -> None:
+        """Another manager owns the volume: what was not acknowledged is for it to answer."""
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            self._reply(client.request, "moved")
+        self.desk.parked.clear()
+        self.desk.waiting.clear()
+
+    def _hold(self, why: str) -> None:
+        if not self._holds:
+            self._held_since_ns = self.desk.now_ns
+        self._holds.add(why)
+        self.desk.held = True
+
+    def _unhold(self, why: str) -> None:
+        self._holds.discard(why)
+        if self._holds or not self.desk.held or not self.desk.ours:
+            return
+        self.desk.held = False
+        waiting, self.desk.waiting = self.desk.waiting, []
+        for call in waiting:
+            call()
+        self.flushing.start()
+        self._review()
+
+    def serve(self) -> None:
+        """The takeover is over."""
+        self._unhold("takeover")
+
+    def _install(self) -> None:
+        desk = self.desk
+        before, desk.map = desk.map, desk.newest
+        stores = {store for copy in desk.map.in_sync for store in copy.stores}
+        if desk.map.lossy_epoch > before.lossy_epoch or not desk.tracker.changed_boots & stores:
+            desk.tracker.rebase()
+        self._lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_flush_fails else 0
+        copies = names(desk.map.copies)
+        self.balance.forget(copies)
+        for name in desk.missing.keys() - names(desk.map.syncing):
+            del desk.missing[name]
+        desk.effects.append(Installed(desk.map.index, desk.map.epoch, desk.now_ns - self._held_since_ns))
+        if not desk.ours:
+            return
+        self._holds.discard("map")
+        desk.held = bool(self._holds)
+        parked = list(desk.parked.values())
+        if desk.held:
+            desk.waiting += [op.map_changed for op in parked]
+        else:
+            for op in parked:
+                op.map_changed()
+        self.flushing.map_changed()
+        if not desk.held:
+            self._release_waiting()
+
+    def _release_waiting(self) -> None:
+        waiting, self.desk.waiting = self.desk.waiting, []
+        for call in waiting:
+            call()
+
+    def _review(self) -> None:
+        """The gates of acknowledgement, or the right to read, may have moved."""
+        for op in list(self.desk.parked.values()):
+            op.settle()
+        self.flushing.settle()
+
+    # --- around every event ---------------------------------------------------------------------------
+
+    def _begin(self, now_ns: int) -> None:
+        self.desk.now_ns = now_ns
+
+    def _end(self) -> list[Effect]:
+        desk = self.desk
+        if "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
+            self._install()
+        for look in self.followers:
+            look()
+        if desk.ours and (desk.room_wanted or len(desk.tracker)):
+            self._clear()
+        self._set_timer()
+        effects, desk.effects = desk.effects, []
+        return effects
+
+    def _clear(self) -> None:
+        desk = self.desk
+        if self.clearing.busy or desk.held:
+            return
+        self.clearing.start(at_once=desk.room_wanted)
+        if desk.room_wanted and not self.clearing.busy and self.flushing.round is None:
+            self.flushing.flush(lambda _how: None)
+
+    def _set_timer(self) -> None:
+        desk = self.desk
+        times = [desk.next_ns()]
+        if self._clients:
+            times.append(next(iter(self._clients.values())).deadline_ns)
+        at_ns = min((time for time in times if time is not None), default=None)
+        if at_ns is not None and (self._timer_ns is None or at_ns < self._timer_ns):
+            self._timer_ns = at_ns
+            desk.effects.append(SetTimer(at_ns))
+
+
+def _write_kind(request: ClientRequest) -> WriteKind:
+    assert request.kind in ("write", "zero", "trim"), f"{request.kind} writes nothing"
+    return request.kind

@@ -1,0 +1,129 @@
+"""What a volume's owner wants done, and what it says to stores; all of it values, in the order of doing.
+
+May live here: frozen structs.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from vimraft.core import commands
+from vimraft.core.ids import LocalName, ManagerName, VolumeName
+from vimraft.protocol.asks import Ask, AskKind
+from vimraft.protocol.lease import Mark
+
+RequestKind = Literal["read", "write", "zero", "trim", "flush"]
+ReplyHow = Literal["done", "failed", "moved", "full"]
+"""`failed`: EIO. `moved`: another manager owns the volume, ask there; nothing is acknowledged. `full`: too
+many requests are waiting."""
+
+
+class ClientRequest(Struct, frozen=True, gc=False):
+    id: int
+    session: str
+    """Of the client that attached, through whatever site."""
+    kind: RequestKind
+    first: int = 0
+    end: int = 0
+    data: bytes = b""
+    fua: bool = False
+    since_epoch: int = 0
+    """The volume's epoch when the session began."""
+
+
+class StoreRequest(Struct, frozen=True, gc=False):
+    """To a store. It belongs to `session` of the life `incarnation` of the owner's export, in `epoch`."""
+
+    number: int
+    volume: VolumeName
+    copy: LocalName
+    kind: AskKind
+    epoch: int
+    incarnation: str
+    session: int
+    first: int
+    end: int
+    data: bytes
+    fua: bool
+    must: bool
+    regions: tuple[int, ...]
+    record: str
+
+
+def store_request(ask: Ask, volume: VolumeName, incarnation: str) -> StoreRequest:
+    return StoreRequest(
+        ask.number,
+        volume,
+        ask.copy,
+        ask.kind,
+        ask.epoch,
+        incarnation,
+        ask.session,
+        ask.first,
+        ask.end,
+        ask.data,
+        ask.fua,
+        ask.must,
+        ask.regions,
+        ask.record,
+    )
+
+
+class Send(Struct, frozen=True, gc=False):
+    store: ManagerName
+    request: StoreRequest
+
+
+class Reply(Struct, frozen=True, gc=False):
+    id: int
+    how: ReplyHow
+    data: bytes = b""
+
+
+Command = (
+    commands.Retire | commands.BeginResync | commands.Promote | commands.MoveSegments | commands.MoveOwner
+)
+Decision = Literal["applied", "rejected", "unknown"]
+"""What became of a proposal. `unknown`: it may still come; another decision follows."""
+
+
+class Propose(Struct, frozen=True, gc=False):
+    token: int
+    command: Command
+
+
+class Persist(Struct, frozen=True, gc=False):
+    """Keep the mark of the sole-holder right on stable storage (None: take it away), then `persisted`."""
+
+    token: int
+    mark: Mark | None
+
+
+class SetTimer(Struct, frozen=True, gc=False):
+    """Call `timer` then; each replaces the one before."""
+
+    at_ns: int
+
+
+class Installed(Struct, frozen=True, gc=False):
+    """I/O goes by the map of this index now; it waited for `hold_ns`."""
+
+    index: int
+    epoch: int
+    hold_ns: int
+
+
+class Invalidate(Struct, frozen=True, gc=False):
+    """Nobody knows what these bytes are until they were made equal: caches drop them."""
+
+    first: int
+    end: int
+
+
+class Serving(Struct, frozen=True, gc=False):
+    """The takeover is over."""
+
+    epoch: int
+
+
+Effect = Send | Reply | Propose | Persist | SetTimer | Installed | Invalidate | Serving

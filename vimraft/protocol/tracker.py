@@ -1,0 +1,121 @@
+"""Which regions of a volume have their active bit set at its stores, and when the owner may clear it.
+
+May live here: the owner's memory of regions, without messages. Keeps the clearing rule: a region is cleared
+only when nothing is in flight or failed on it, and a flush that began after its last write has succeeded on
+all in-sync copies in the same boots.
+
+Clearing is lazy, because the first write after it costs a durable mark again: only regions that were left
+alone for a while go, or the oldest ones when many are active.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+CLEAR_AFTER_NS = 10_000_000_000
+"""A region that nobody wrote to for so long is cleared by the next flush."""
+KEEP_ACTIVE = 2_048
+"""More active regions than this: the ones left alone longest are cleared earlier."""
+MAX_CLEARED_AT_ONCE = 64
+
+
+class _Region:
+    __slots__ = ("at_ns", "boots", "in_flight", "sequence")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.sequence = 0
+        """Of the last write that ended here; a flush covers it if it began later."""
+        self.boots = 0
+        self.at_ns = 0
+
+
+class Tracker:
+    def __init__(self) -> None:
+        self._regions: OrderedDict[int, _Region] = OrderedDict()
+        """In the order of their last writes."""
+        self._sequence = 0
+        self._boots = 0
+        self._boot_of: dict[str, str] = {}
+        self._flushed = (0, 0)
+        self.changed_boots: set[str] = set()
+        """Stores whose boot changed since `rebase`."""
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        return tuple(self._regions)
+
+    def begin(self, regions: Iterable[int], now_ns: int) -> None:
+        """A write is about to be sent."""
+        for number in regions:
+            region = self._regions.get(number)
+            if region is None:
+                region = self._regions[number] = _Region()
+            else:
+                self._regions.move_to_end(number)
+            region.in_flight += 1
+            region.at_ns = now_ns
+
+    def end(self, regions: Iterable[int]) -> None:
+        """It has been settled: acknowledged, or its range made equal after it failed. Until then it counts
+        as in flight, whatever its copies answered."""
+        self._sequence += 1
+        for number in regions:
+            region = self._regions[number]
+            region.in_flight -= 1
+            assert region.in_flight >= 0, f"region {number} has more ends than begins"
+            region.sequence = self._sequence
+            region.boots = self._boots
+
+    def adopt(self, regions: Iterable[int], now_ns: int) -> None:
+        """Regions that are active at stores and were equalised before this life of the owner."""
+        found = list(regions)
+        self.begin(found, now_ns)
+        self.end(found)
+
+    def boot(self, store: str, boot: str) -> None:
+        """A store answered in this boot: what was in its page cache in another one may be gone."""
+        known = self._boot_of.get(store)
+        if known == boot:
+            return
+        self._boot_of[store] = boot
+        if known is not None:
+            self._boots += 1
+            self.changed_boots.add(store)
+
+    def rebase(self) -> None:
+        """A map is installed in which no in-sync copy lies at a store whose boot changed, or which says that
+        it lost what was not flushed: the present boots are those that count."""
+        self.changed_boots.clear()
+        for region in self._regions.values():
+            region.boots = self._boots
+
+    def mark(self) -> tuple[int, int]:
+        """A flush begins: what it will cover."""
+        return self._sequence, self._boots
+
+    def flushed(self, mark: tuple[int, int]) -> None:
+        """It has succeeded on all in-sync copies."""
+        self._flushed = max(self._flushed, mark)
+
+    def clearable(self, now_ns: int, *, at_once: bool = False) -> list[int]:
+        """Regions that may be cleared now; `at_once`: a store has no room for more."""
+        covered, boots = self._flushed
+        found: list[int] = []
+        spare = len(self._regions) - KEEP_ACTIVE
+        for number, region in self._regions.items():
+            if len(found) == MAX_CLEARED_AT_ONCE:
+                break
+            idle = now_ns - region.at_ns >= CLEAR_AFTER_NS
+            if not (idle or at_once or spare > len(found)):
+                break
+            if region.in_flight == 0 and region.sequence <= covered and region.boots == boots == self._boots:
+                found.append(number)
+        return found
+
+    def cleared(self, regions: Iterable[int]) -> None:
+        """All in-sync stores have confirmed it, and nothing was written there meanwhile."""
+        for number in regions:
+            self._regions.pop(number, None)

@@ -1,0 +1,195 @@
+"""Writes, zeros and trims of clients at the owner: fan-out, the rule of acknowledgement, parking, EIO.
+
+May live here: the life of one such request from its arrival to its end, and what all of them wait for.
+Keeps INV-2, INV-3 and INV-4:
+
+- It goes to every in-sync and every syncing copy, in parallel, under the exclusive lock of its range.
+- It is acknowledged when all in-sync copies of the newest applied map have it and `Desk.may_acknowledge`.
+- Otherwise it is *parked*: nothing of it is under way, so that a drain does not wait for it. If a complete
+  copy has it, those that failed are retired in the log first. After every change of the map it is sent
+  again, to the copies of the new map: the region carries the new epoch then, at least as new as the one in
+  which a retired copy left, and a copy that began to sync meanwhile gets it too.
+- What nobody could complete until `io_timeout_ns` ends with EIO. Its range stays locked until a `Repair` has
+  made all copies equal there, in a newer session at its stores.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from vimraft.core.ids import LocalName, ManagerName
+from vimraft.protocol.asks import Answer, Ask, WriteKind
+from vimraft.protocol.desk import Desk, names
+from vimraft.protocol.maps import regions_of
+
+MAX_ATTEMPTS = 3
+"""Sends to a store whose connection ended, before its copy counts as failed."""
+End = Literal["done", "failed"]
+
+
+class Write:
+    """One request. `ended(how)` is called once; the range lock of `token` is the caller's."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        kind: WriteKind,
+        first: int,
+        end: int,
+        data: bytes,
+        *,
+        fua: bool,
+        ended: Callable[[End], None],
+        only: frozenset[LocalName] | None = None,
+        impatient: bool = True,
+    ) -> None:
+        """`only`: write to these copies and want them alone (a copy of resync). `impatient`: end with
+        `failed` when every in-sync copy has failed; otherwise go on trying, also those that failed."""
+        self._desk = desk
+        self.kind: WriteKind = kind
+        self.first = first
+        self.end = end
+        self.data = data
+        self.fua = fua
+        self._ended = ended
+        self._only = only
+        self._impatient = impatient
+        self.over = False
+        self._asked: dict[LocalName, int] = {}
+        """Messages without an answer, per copy."""
+        self._under_way = 0
+        self._ok: set[LocalName] = set()
+        self._failed: set[LocalName] = set()
+        self._again: set[LocalName] = set()
+        """To be sent again: refused for now, or the connection ended."""
+        self._attempts = 0
+        self._timer: int | None = None
+        self.stores: set[ManagerName] = set()
+
+    @property
+    def parked(self) -> bool:
+        return self._under_way == 0
+
+    def send(self) -> None:
+        """To all copies that the installed map has for it; what earlier sends brought is forgotten."""
+        desk = self._desk
+        self._ok.clear()
+        self._failed.clear()
+        self._again.clear()
+        wanted = [copy for copy in desk.map.targets if self._only is None or copy.name in self._only]
+        self._send_to([copy.name for copy in wanted])
+
+    def _send_to(self, wanted: list[LocalName]) -> None:
+        desk = self._desk
+        asks: list[Ask] = []
+        for name in wanted:
+            copy = desk.map.copy(name)
+            if copy is None:
+                continue
+            parts = copy.split(self.first, self.end)
+            self._asked[name] = len(parts)
+            if not parts:
+                self._ok.add(name)  # it has nothing of this range
+            for part in parts:
+                data = self.data[part.first - self.first : part.end - self.first] if self.data else b""
+                self.stores.add(part.store)
+                asks.append(
+                    Ask(self.kind, part.store, name, part.first, part.end, self, data=data, fua=self.fua)
+                )
+        if asks:
+            desk.in_flight += 1
+            desk.parked.pop(id(self), None)
+            self._under_way = len(asks)
+            for ask in asks:
+                desk.ask(ask)
+
+    def answered(self, ask: Ask, answer: Answer) -> None:
+        name = ask.copy
+        self._asked[name] -= 1
+        self._under_way -= 1
+        if answer.how in ("older", "lost", "full"):
+            self._again.add(name)
+            if answer.how == "lost":
+                self._attempts += 1
+            elif answer.how == "full":
+                self._desk.room_wanted = True
+        elif answer.how != "done":
+            self._failed.add(name)
+        elif self._asked[name] == 0 and name not in self._failed and name not in self._again:
+            self._ok.add(name)
+        if self._under_way == 0:
+            self._desk.in_flight -= 1
+            self.settle()
+
+    def settle(self) -> None:
+        """Nothing is under way: end, or find out what to wait for. Called again when that changes."""
+        desk = self._desk
+        if self.over or self._under_way:
+            return
+        desk.parked[id(self)] = self
+        if not desk.ours:
+            return
+        if self._attempts >= MAX_ATTEMPTS:
+            self._failed |= self._again
+            self._again.clear()
+        self._note_syncing()
+        wanted = names(desk.newest.in_sync) if self._only is None else set(self._only)
+        if wanted <= self._ok or (self._ok and not desk.rules.retire_before_ack):
+            if self._only is not None or desk.may_acknowledge():
+                self._end("done")
+            return
+        if desk.newest.epoch != desk.map.epoch:
+            return  # it is sent again when that map is installed
+        if self._again & wanted:
+            self._retry_later()
+        elif self._only is not None:
+            self._end("failed")
+        elif wanted & self._ok or not desk.rules.retire_needs_complete:
+            desk.retire(self._failed & wanted)
+            self._retry_later()
+        elif self._impatient:
+            self._end("failed")
+        else:
+            self._retry_later()
+
+    def _note_syncing(self) -> None:
+        """A syncing copy that missed it has that region to get again; nobody waits for it."""
+        for copy in self._desk.newest.syncing:
+            if copy.name not in self._ok and (self._only is None or copy.name in self._only):
+                self._desk.missing.setdefault(copy.name, set()).update(regions_of(self.first, self.end))
+
+    def _retry_later(self) -> None:
+        if self._timer is None:
+            self._timer = self._desk.later(self._desk.limits.retry_ns, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        if self.over or self._under_way or not self._desk.ours:
+            return
+        again = self._again | (set() if self._impatient else self._failed)
+        if again and not self._desk.held:
+            self._again.clear()
+            self._failed -= again
+            self._send_to(sorted(again))
+        if self.parked:
+            self.settle()
+
+    def map_changed(self) -> None:
+        """A newer map is installed."""
+        if not self.over and self.parked and self._desk.ours:
+            self._attempts = 0
+            self.send()
+            if self.parked:
+                self.settle()
+
+    def give_up(self) -> None:
+        """Its time is over: what is under way stays so, and its answers find nobody."""
+        self._end("failed")
+
+    def _end(self, how: End) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._desk.parked.pop(id(self), None)
+        if self._timer is not None:
+            self._desk.never(self._timer)
+        self._ended(how)
