@@ -56,6 +56,7 @@ class Ask:
         "regions",
         "sent_ns",
         "session",
+        "since",
         "store",
     )
 
@@ -73,8 +74,9 @@ class Ask:
         must: bool = False,
         regions: tuple[int, ...] = (),
         record: str = "",
+        since: int = 0,
     ) -> None:
-        """`must`: no "use the other copy", since there is none. The last two: for kinds that have them."""
+        """`must`: no "use the other copy", since there is none. Then for kinds that have them."""
         self.kind: AskKind = kind
         self.store = store
         self.copy = copy
@@ -86,5 +88,6 @@ class Ask:
         self.must = must
         self.regions = regions
         self.record = record
+        self.since = since
         self.number = self.session = self.epoch = 0
         self.sent_ns = self.deadline_ns = 0

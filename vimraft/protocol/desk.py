@@ -49,6 +49,11 @@ class Limits(Struct, frozen=True, gc=False):
     """A store that has not answered within it is taken for lost."""
     retry_ns: int = 200 * MS
     """Between two attempts at what failed for now."""
+    seal_grace_ns: int = 1_000 * MS
+    """How long a takeover waits for further copies when one has sealed."""
+    resync_bytes_per_s: int = 1 << 30
+    resync_busy_bytes_per_s: int = 64 << 20
+    """While clients wait for something."""
 
 
 class OwnerRules(Struct, frozen=True, gc=False):
@@ -63,7 +68,7 @@ class OwnerRules(Struct, frozen=True, gc=False):
     equalise_after_eio: bool = True
     lossy_flush_fails: bool = True
     equalise_at_takeover: bool = True
-    retag: bool = True
+    seal_before_serving: bool = True
     returning_own_regions: bool = True
 
 
@@ -197,6 +202,10 @@ class Desk:
         which a store begins only when it has drained the older one. Answers of the older one still count."""
         for store in stores:
             self._sessions[store] = self._sessions.get(store, 0) + 1
+
+    def boot_of(self, store: ManagerName) -> str:
+        """The boot of its last answer; "" before the first."""
+        return self.tracker.boot_of(store)
 
     def lost(self, store: ManagerName) -> None:
         """The connection ended, or an answer is overdue: what was asked has an unknown outcome."""

@@ -64,6 +64,14 @@ class FlushRound:
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()
+        elif names(self._desk.newest.in_sync) <= self._ok and not self.over:
+            self._settle_done()  # syncing copies owe an answer that nobody waits for
+
+    def _settle_done(self) -> None:
+        desk = self._desk
+        if desk.ours and not desk.undecided:
+            desk.tracker.flushed(self._mark)
+            self._end("done")
 
     def settle(self) -> None:
         desk = self._desk
@@ -74,9 +82,7 @@ class FlushRound:
             self._again.clear()
         wanted = names(desk.newest.in_sync)
         if wanted <= self._ok:
-            if not desk.undecided:
-                desk.tracker.flushed(self._mark)
-                self._end("done")
+            self._settle_done()
             return
         if desk.newest.epoch != desk.map.epoch:
             return  # it goes on when that map is installed

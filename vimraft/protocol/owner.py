@@ -52,7 +52,7 @@ class _Client:
 
 
 class Owner:
-    """Begins held: `serve` is called when the takeover is over (see `takeover`)."""
+    """Clients wait until `serve`, which is called when the takeover is over (see `takeover`)."""
 
     def __init__(
         self,
@@ -66,26 +66,27 @@ class Owner:
         preference: Preference = Preference(),  # noqa: B008  (frozen)
     ) -> None:
         self.desk = Desk(me, first, leases, right or SoleHolderRight(), rules, limits)
-        self.desk.held = True
+        self.serving = False
+        self._before: list[Callable[[], None]] = []
+        """What clients asked for before it serves (bounded by MAX_REQUESTS)."""
         self.balance = Balance(me, preference)
         self.flushing = Flushing(self.desk)
         self.clearing = Clearing(self.desk, self._granted)
         self._clients: dict[int, _Client] = {}
         self._locks: dict[int, _Client | Callable[[], None]] = {}
-        self._holds: set[str] = {"takeover"}
+        self._holds: set[str] = set()
         self._held_since_ns = 0
         self._timer_ns: int | None = None
         self._lossy_epoch = first.lossy_epoch
         self._lost_epoch = 0
         """Sessions that began before this epoch must be told of a flush that failed at the last copy."""
         self._told: dict[str, int] = {}
-        self.followers: list[Callable[[], None]] = []
-        """Parts that look again after each change of the map, the leases or a proposal (takeover, resync)."""
+        self._followers: list[Callable[[], None]] = []
 
     # --- events ---------------------------------------------------------------------------------------
 
     def request(self, request: ClientRequest, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
+        self.begin(now_ns)
         if not self.desk.ours:
             self._reply(request, "moved")
         elif len(self._clients) >= MAX_REQUESTS or self.desk.ranges.full or self.desk.full:
@@ -93,63 +94,63 @@ class Owner:
         else:
             assert request.id not in self._clients, f"request {request.id} is there already"
             self._admit(request)
-        return self._end()
+        return self.end()
 
     def answer(self, store: ManagerName, answer: Answer, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
+        self.begin(now_ns)
         self.desk.answered(store, answer)
-        return self._end()
+        return self.end()
 
     def store_lost(self, store: ManagerName, now_ns: int) -> list[Effect]:
         """The connection to it ended: nobody knows what became of what it had not answered."""
-        self._begin(now_ns)
+        self.begin(now_ns)
         self.desk.lost(store)
-        return self._end()
+        return self.end()
 
     def applied(self, newer: VolumeMap, now_ns: int) -> list[Effect]:
         """This manager's tables have it. Maps come in the order of the log."""
-        self._begin(now_ns)
+        self.begin(now_ns)
         if newer.epoch > self.desk.newest.epoch:
             self._follow(newer)
-        return self._end()
+        return self.end()
 
     def leases_changed(self, installed: dict[ManagerName, int], now_ns: int) -> list[Effect]:
         """The lease table moved: `installed` has the index that each manager says it has installed. The
         lease machines themselves (`Leases`) were told before."""
-        self._begin(now_ns)
+        self.begin(now_ns)
         self.desk.leases_changed(installed)
-        self._review()
-        return self._end()
+        self.look_again()
+        return self.end()
 
     def outcome(self, token: int, decision: Decision, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
+        self.begin(now_ns)
         self.desk.outcome(token, decision)
-        self._review()
-        return self._end()
+        self.look_again()
+        return self.end()
 
     def persisted(self, token: int, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
+        self.begin(now_ns)
         self.desk.persisted(token)
-        return self._end()
+        return self.end()
 
     def timer(self, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
+        self.begin(now_ns)
         self._timer_ns = None
         self._expire()
         self.desk.due()
-        self._review()
-        return self._end()
+        self.look_again()
+        return self.end()
 
     def hold(self, why: str, now_ns: int) -> list[Effect]:
         """New I/O waits until `release` with the same word; see `drained`."""
-        self._begin(now_ns)
-        self._hold(why)
-        return self._end()
+        self.begin(now_ns)
+        self.pause(why)
+        return self.end()
 
     def release(self, why: str, now_ns: int) -> list[Effect]:
-        self._begin(now_ns)
-        self._unhold(why)
-        return self._end()
+        self.begin(now_ns)
+        self.unhold(why)
+        return self.end()
 
     @property
     def drained(self) -> bool:
@@ -166,20 +167,26 @@ class Owner:
         client = _Client(request, desk.token(), desk.now_ns + desk.limits.io_timeout_ns)
         self._clients[request.id] = client
         if request.kind == "flush":
-            self._flush(client)
+            self._when_serving(lambda: self._flush(client))
             return
         self._locks[client.lock] = client
         exclusive = request.kind != "read"
         length = request.end - request.first
         if desk.ranges.acquire(client.lock, request.first, length, exclusive=exclusive):
-            desk.when_free(lambda: self._start(client))
+            self._when_serving(lambda: self._start(client))
+
+    def _when_serving(self, call: Callable[[], None]) -> None:
+        if self.serving:
+            self.desk.when_free(call)
+        else:
+            self._before.append(call)
 
     def _granted(self, locks: list[int]) -> None:
         for lock in locks:
             waiting = self._locks.get(lock)
             if isinstance(waiting, _Client):
                 client = waiting
-                self.desk.when_free(lambda client=client: self._start(client))  # type: ignore[misc]
+                self._when_serving(lambda client=client: self._start(client))  # type: ignore[misc]
             elif waiting is not None:
                 waiting()
 
@@ -218,6 +225,7 @@ class Owner:
                 request.data,
                 fua=request.fua,
                 ended=lambda how: self._write_ended(client, how),
+                acknowledged=lambda: self._acknowledge(client),
             )
         client.op.send()
 
@@ -228,16 +236,21 @@ class Owner:
         else:
             self._reply(client.request, "done", data)
 
+    def _acknowledge(self, client: _Client) -> None:
+        """Its range stays locked until the syncing copies have answered, too."""
+        if self._clients.pop(client.request.id, None) is not None:
+            self._reply(client.request, "done")
+
     def _write_ended(self, client: _Client, how: End) -> None:
         request, desk = client.request, self.desk
         assert isinstance(client.op, Write), "only writes end here"
         if how == "done":
             desk.tracker.end(regions_of(request.first, request.end))
-            self._forget(client)
-            self._reply(request, "done")
+            self._acknowledge(client)
+            self.unlock(client.lock)
             return
-        self._reply(request, "failed")
-        self._clients.pop(request.id, None)
+        if self._clients.pop(request.id, None) is not None:
+            self._reply(request, "failed")
         desk.effects.append(Invalidate(request.first, request.end))
         desk.fence(sorted(client.op.stores))
         if not desk.rules.equalise_after_eio:
@@ -254,6 +267,8 @@ class Owner:
     def _flush(self, client: _Client) -> None:
         session = client.request.session
         owed = max(self._lossy_epoch, self._lost_epoch)
+        if client.request.id not in self._clients:
+            return
         if client.request.since_epoch < owed and self._told.get(session, 0) < owed:
             self._tell(session, owed)
             self._forget(client)
@@ -263,7 +278,7 @@ class Owner:
 
     def _flush_ended(self, client: _Client, how: End) -> None:
         if how == "failed":
-            self._lost_epoch = self.desk.newest.epoch + 1
+            self.lost_unflushed()
             self._tell(client.request.session, self._lost_epoch)
         if client.request.id in self._clients:
             self._forget(client)
@@ -304,7 +319,7 @@ class Owner:
         desk.close_gate(stores, newer.index)
         if not desk.ours:
             self._lose()
-        self._hold("map")
+        self.pause("map")
 
     def _lose(self) -> None:
         """Another manager owns the volume: what was not acknowledged is for it to answer."""
@@ -314,26 +329,40 @@ class Owner:
         self.desk.parked.clear()
         self.desk.waiting.clear()
 
-    def _hold(self, why: str) -> None:
+    def pause(self, why: str) -> None:
         if not self._holds:
             self._held_since_ns = self.desk.now_ns
         self._holds.add(why)
         self.desk.held = True
 
-    def _unhold(self, why: str) -> None:
+    def unhold(self, why: str) -> None:
         self._holds.discard(why)
         if self._holds or not self.desk.held or not self.desk.ours:
             return
         self.desk.held = False
-        waiting, self.desk.waiting = self.desk.waiting, []
-        for call in waiting:
-            call()
+        self._release_waiting()
         self.flushing.start()
-        self._review()
+        self.look_again()
 
     def serve(self) -> None:
         """The takeover is over."""
-        self._unhold("takeover")
+        self.serving = True
+        before, self._before = self._before, []
+        for call in before:
+            self.desk.when_free(call)
+
+    def lost_unflushed(self) -> None:
+        """A flush failed at the last copy: every session that there is must hear of it once."""
+        self._lost_epoch = self.desk.newest.epoch + 1
+
+    @property
+    def busy(self) -> bool:
+        """Clients are waiting for something."""
+        return bool(self._clients)
+
+    def looks(self, look: Callable[[], None]) -> None:
+        """`look` is called at the end of every event: for parts that follow the map, leases and proposals."""
+        self._followers.append(look)
 
     def _install(self) -> None:
         desk = self.desk
@@ -366,7 +395,7 @@ class Owner:
         for call in waiting:
             call()
 
-    def _review(self) -> None:
+    def look_again(self) -> None:
         """The gates of acknowledgement, or the right to read, may have moved."""
         for op in list(self.desk.parked.values()):
             op.settle()
@@ -374,14 +403,15 @@ class Owner:
 
     # --- around every event ---------------------------------------------------------------------------
 
-    def _begin(self, now_ns: int) -> None:
+    def begin(self, now_ns: int) -> None:
+        """An event begins; parts that are told of events of their own use it, too."""
         self.desk.now_ns = now_ns
 
-    def _end(self) -> list[Effect]:
+    def end(self) -> list[Effect]:
         desk = self.desk
         if "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
             self._install()
-        for look in self.followers:
+        for look in self._followers:
             look()
         if desk.ours and (desk.room_wanted or len(desk.tracker)):
             self._clear()

@@ -32,7 +32,11 @@ class ClientRequest(Struct, frozen=True, gc=False):
 
 
 class StoreRequest(Struct, frozen=True, gc=False):
-    """To a store. It belongs to `session` of the life `incarnation` of the owner's export, in `epoch`."""
+    """To a store, in `session` of the life `incarnation` of the owner's export, in `epoch`.
+
+    `seal`: answered with the active `regions` and the `record`. `missed`: with the regions whose last
+    written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep
+    this record id from now on, with `regions` as written in `epoch`."""
 
     number: int
     volume: VolumeName
@@ -48,6 +52,7 @@ class StoreRequest(Struct, frozen=True, gc=False):
     must: bool
     regions: tuple[int, ...]
     record: str
+    since: int
 
 
 def store_request(ask: Ask, volume: VolumeName, incarnation: str) -> StoreRequest:
@@ -66,6 +71,7 @@ def store_request(ask: Ask, volume: VolumeName, incarnation: str) -> StoreReques
         ask.must,
         ask.regions,
         ask.record,
+        ask.since,
     )
 
 

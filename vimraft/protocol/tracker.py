@@ -85,6 +85,9 @@ class Tracker:
             self._boots += 1
             self.changed_boots.add(store)
 
+    def boot_of(self, store: str) -> str:
+        return self._boot_of.get(store, "")
+
     def rebase(self) -> None:
         """A map is installed in which no in-sync copy lies at a store whose boot changed, or which says that
         it lost what was not flushed: the present boots are those that count."""

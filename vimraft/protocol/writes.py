@@ -39,6 +39,7 @@ class Write:
         *,
         fua: bool,
         ended: Callable[[End], None],
+        acknowledged: Callable[[], None] | None = None,
         only: frozenset[LocalName] | None = None,
         impatient: bool = True,
     ) -> None:
@@ -51,6 +52,8 @@ class Write:
         self.data = data
         self.fua = fua
         self._ended = ended
+        self._acknowledged = acknowledged
+        """Called at most once, before `ended`: syncing copies still owe an answer that nobody waits for."""
         self._only = only
         self._impatient = impatient
         self.over = False
@@ -119,6 +122,11 @@ class Write:
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()
+        elif self._acknowledged is not None and not self.over:
+            desk = self._desk
+            if names(desk.newest.in_sync) <= self._ok and desk.may_acknowledge():
+                call, self._acknowledged = self._acknowledged, None
+                call()
 
     def settle(self) -> None:
         """Nothing is under way: end, or find out what to wait for. Called again when that changes."""

@@ -101,6 +101,8 @@ class World:
         self.other: list[Effect] = []
         self.timer_ns: int | None = None
         self._ids = 0
+        self.disk = True
+        """What is to be kept is kept at once."""
         self.delayed: list[tuple[ManagerName, Answer]] = []
         if serve:
             self.owner.serve()
@@ -125,6 +127,8 @@ class World:
                 self.proposed.append(effect)
             elif isinstance(effect, Persist):
                 self.persisted.append(effect)
+                if self.disk:
+                    todo += self.owner.persisted(effect.token, self.now)
             elif isinstance(effect, SetTimer):
                 self.timer_ns = effect.at_ns
             else:

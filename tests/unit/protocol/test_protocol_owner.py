@@ -315,3 +315,15 @@ def test_a_stale_copy_is_never_read() -> None:
     world = World(after(two(), A="stale"))
     world.stores[PARIS].how = lambda request: pytest.fail("it is stale")
     assert world.how(world.read()) == "done"
+
+
+def test_nobody_waits_for_a_syncing_copy_but_the_next_write_there() -> None:
+    world = World(after(two(), B="syncing"))
+    world.stores[ROME].how = silent("write")
+    first, second = world.write(7), world.write(8)
+    assert world.how(first) == "done"
+    assert world.how(second) is None, "they must reach it in the same order"
+    assert world.how(world.ask("flush")) == "done"
+    world.run(world.owner.store_lost(ROME, world.now))
+    assert world.how(second) == "done"
+    assert world.owner.desk.missing[B] == {0}
