@@ -1,0 +1,212 @@
+"""Resync: what a copy gets that was away, and when it counts again."""
+
+import msgspec
+import pytest
+
+from tests.unit.protocol.owner_world import OSLO, PARIS, ROME, SIZE, A, B, C, S, World, after, copy, two
+from vimraft.core.commands import BeginResync, MoveSegments, Promote, Retire
+from vimraft.protocol.desk import Limits, OwnerRules
+from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
+from vimraft.protocol.resync import Resync
+
+ALL = OwnerRules()
+
+
+def away(record: str = "r1", **more) -> VolumeMap:
+    back = copy(B, ROME, state="stale", left_epoch=4, record=record, **more)
+    return VolumeMap(two().volume, 10, 5, PARIS, SIZE, (copy(A, PARIS), back))
+
+
+def begin(first: VolumeMap, rules: OwnerRules = ALL) -> tuple[World, Resync]:
+    world = World(first, rules=rules)
+    world.owner.desk.record = "r1"
+    world.stores[PARIS].data[A] = bytearray(b"a" * SIZE)
+    world.stores[ROME].data[B] = bytearray(b"b" * SIZE)
+    world.stores[PARIS].missed = (1,)
+    world.stores[ROME].active = (3,)
+    return world, Resync(world.owner, B)
+
+
+def go(world: World, resync: Resync) -> VolumeMap:
+    """As far as the copy is syncing."""
+    world.run(resync.start(world.now))
+    syncing = after(world.owner.desk.newest, B="syncing")
+    world.decide()
+    world.apply(syncing)
+    return syncing
+
+
+def copied(world: World) -> list[int]:
+    return [one.first // REGION_BYTES for one in world.stores[ROME].seen if one.kind == "write"]
+
+
+def test_it_gets_what_was_written_since_it_left_and_what_was_active_at_its_own_stores() -> None:
+    world, resync = begin(away())
+    world.run(resync.start(world.now))
+    assert world.stores[ROME].kinds() == ["seal"]
+    assert world.proposed[0].command == BeginResync(two().volume, 5, PARIS, B, "r1")
+    world.apply(after(away(), B="syncing"))
+    asked = [one for one in world.stores[PARIS].seen if one.kind == "missed"]
+    assert [one.since for one in asked] == [4]
+    world.wait(1)
+    assert copied(world) == [1, 3]
+    assert world.bytes_at(ROME, B, REGION_BYTES) == ord("a")
+    assert world.bytes_at(ROME, B, 2 * REGION_BYTES) == ord("b"), "nothing more"
+    assert world.stores[ROME].kinds()[-2:] == ["flush", "hand_over"]
+    assert world.proposed[-1].command == Promote(two().volume, 6, PARIS, B, ((ROME, "b1"),))
+
+
+def test_without_its_own_regions_it_keeps_what_nobody_else_has() -> None:
+    world, resync = begin(away(), OwnerRules(returning_own_regions=False))
+    go(world, resync)
+    world.wait(1)
+    assert copied(world) == [1]
+
+
+@pytest.mark.parametrize("record", ["", "other"])
+def test_without_the_record_that_the_tables_name_it_gets_everything(record) -> None:
+    world, resync = begin(away(record))
+    go(world, resync)
+    world.wait(1)
+    assert copied(world) == list(range(8))
+    assert resync.progress.full
+    assert world.stores[ROME].data[B] == world.stores[PARIS].data[A]
+
+
+def test_nothing_is_acknowledged_from_before_the_promotion_until_it_is_decided_and_applied_here() -> None:
+    world, resync = begin(away())
+    syncing = go(world, resync)
+    world.wait(1)
+    assert resync.phase == "promoting"
+    write, flush = world.write(7), world.ask("flush")
+    assert world.bytes_at(ROME, B) == 7
+    world.decide()
+    assert world.how(write) is None, "applied elsewhere is not applied here"
+    world.apply(after(syncing, B="in_sync"))
+    assert resync.phase == "over"
+    assert world.how(write) == world.how(flush) == "done"
+
+
+def test_a_copy_that_missed_a_write_while_its_promotion_was_undecided_is_retired_again() -> None:
+    world, resync = begin(away())
+    syncing = go(world, resync)
+    world.wait(1)
+    world.stores[ROME].how = lambda request: "failed"
+    write = world.write(7)
+    world.apply(after(syncing, B="in_sync"))
+    assert world.how(write) is None
+    assert isinstance(world.proposed[-1].command, Retire)
+
+
+def test_without_the_hold_it_would_have_been_acknowledged() -> None:
+    world, resync = begin(away(), OwnerRules(hold_before_promotion=False))
+    go(world, resync)
+    world.wait(1)
+    world.stores[ROME].how = lambda request: "failed"
+    assert world.how(world.write(7)) == "done"
+
+
+def test_a_refused_promotion_lets_acknowledgements_go_on() -> None:
+    world, resync = begin(away())
+    go(world, resync)
+    world.wait(1)
+    write = world.write(7)
+    world.decide("unknown")
+    assert world.how(write) is None
+    world.decide("rejected")
+    assert world.how(write) == "done"
+    assert resync.phase == "failed"
+
+
+def test_a_write_that_it_misses_meanwhile_puts_its_region_back() -> None:
+    world, resync = begin(away())
+    fail = True
+    world.stores[ROME].how = lambda request: (
+        "failed" if fail and request.kind == "write" and request.first == 6 * REGION_BYTES else "done"
+    )
+    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    go(world, resync)
+    assert world.how(world.write(7, 6 * REGION_BYTES)) == "done"
+    fail = False
+    world.wait(10)
+    assert 6 in copied(world)
+    assert resync.phase == "promoting"
+    assert world.bytes_at(ROME, B, 6 * REGION_BYTES) == 7
+
+
+def test_it_is_throttled_and_slower_while_clients_wait() -> None:
+    world, resync = begin(away(""))
+    world.owner.desk.limits = Limits(
+        resync_bytes_per_s=REGION_BYTES, resync_busy_bytes_per_s=REGION_BYTES // 10
+    )
+    go(world, resync)
+    assert len(copied(world)) == 1
+    world.wait(3.01)
+    assert len(copied(world)) == 4
+    assert resync.progress.left == 4
+    world.stores[PARIS].how = lambda request: "silent" if request.end == 512 else "done"
+    world.ask("read", 0, 512)
+    world.wait(2)
+    assert len(copied(world)) == 5
+
+
+def test_reads_go_on_in_a_region_that_is_copied_and_writes_wait() -> None:
+    world, resync = begin(away())
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "write" else "done"
+    go(world, resync)
+    assert world.how(world.read(REGION_BYTES)) == "done"
+    write = world.write(7, REGION_BYTES)
+    assert world.how(write) is None
+    assert world.how(world.write(7, 2 * REGION_BYTES)) == "done"
+
+
+def test_a_paused_copy_rests() -> None:
+    world, resync = begin(away(paused=True))
+    go(world, resync)
+    world.wait(5)
+    assert copied(world) == []
+
+
+def test_a_copy_whose_store_does_not_seal_is_left_alone() -> None:
+    world, resync = begin(away())
+    world.stores[ROME].how = lambda request: "failed"
+    world.run(resync.start(world.now))
+    assert resync.phase == "failed"
+    assert world.proposed == []
+
+
+def test_a_copy_that_keeps_failing_is_taken_out_of_the_resync() -> None:
+    world, resync = begin(away(""))
+    world.stores[ROME].how = lambda request: "failed" if request.kind == "write" else "done"
+    go(world, resync)
+    world.wait(5)
+    assert resync.phase == "failed"
+    assert world.proposed[-1].command == Retire(two().volume, 6, PARIS, (B,), "r1")
+
+
+def test_a_sole_holder_gives_his_right_up_durably_before_he_promotes_elsewhere() -> None:
+    world, resync = begin(away())
+    world.disk = False
+    go(world, resync)
+    world.wait(1)
+    assert isinstance(world.proposed[-1].command, BeginResync), "not before the mark is kept"
+    mark = world.persisted[0]
+    assert not world.right.serves(True, 6)
+    world.run(world.owner.persisted(mark.token, world.now))
+    assert isinstance(world.proposed[-1].command, Promote)
+
+
+def test_segments_that_move_are_copied_whole_and_switched() -> None:
+    moving = Copy(C, "syncing", (copy(A, OSLO).parts[0],), moves=A)
+    part = msgspec.structs.replace(moving.parts[0], first=2 * REGION_BYTES, end=4 * REGION_BYTES)
+    first = VolumeMap(
+        two().volume, 10, 5, PARIS, SIZE, (copy(A, PARIS), msgspec.structs.replace(moving, parts=(part,)))
+    )
+    world = World(first)
+    world.stores[PARIS].data[A] = bytearray(b"a" * SIZE)
+    resync = Resync(world.owner, C)
+    world.run(resync.start(world.now))
+    world.wait(1)
+    assert world.stores[OSLO].data[C][2 * REGION_BYTES : 4 * REGION_BYTES] == b"a" * 2 * REGION_BYTES
+    assert world.proposed[-1].command == MoveSegments(two().volume, 5, PARIS, A, ((OSLO, "b1"),))
+    assert world.now >= S

@@ -1,0 +1,351 @@
+"""Bringing one copy back into step: what it missed is copied under client I/O, then it is promoted.
+
+May live here: that sequence for one copy, stale, syncing already, or the new segments of a copy that moves.
+Keeps INV-3 and INV-4:
+
+- Its stores seal first: nothing of its former life runs there. After `BeginResync` every write goes there.
+- It gets the regions written since it left, by the record of the others, and those active at its own stores
+  (it may have executed what nobody else has). If the tables name another record, or none: everything.
+- A region is copied under the shared lock: reads go on, writes wait. `Desk.missing` has what is left; a write
+  that the copy misses meanwhile puts its region back. Marks at its stores are cleared after a flush, by the
+  owner's ordinary clearing, and never for a region that is missing.
+- Before it is promoted: acknowledgements are held, what is under way has ended, it has flushed, and nothing
+  is missing. They stay held until the promotion is decided. It is bound to the boots that flushed.
+
+Progress lives as long as this owner: a later one copies again what the record and the active marks say.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from vimraft.core.commands import BeginResync, MoveSegments, Promote
+from vimraft.core.ids import LocalName, ManagerName
+from vimraft.protocol.asks import Answer, Ask, AskKind
+from vimraft.protocol.copying import Equalise
+from vimraft.protocol.maps import REGION_BYTES, Copy, regions_of
+from vimraft.protocol.owner import Owner
+from vimraft.protocol.owner_effects import Command, Decision, Effect
+from vimraft.protocol.writes import End
+
+MAX_PARALLEL = 4
+"""Regions being copied at once."""
+MAX_FAILURES = 8
+"""Regions that failed one after the other, before the copy is given up for now."""
+Phase = Literal[
+    "sealing", "beginning", "asking", "copying", "draining", "flushing", "promoting", "over", "failed"
+]
+_S = 1_000_000_000
+
+
+class Progress(Struct, frozen=True, gc=False):
+    copy: LocalName
+    phase: Phase
+    regions: int
+    """So many were to be copied when it was found out."""
+    left: int
+    copied_bytes: int
+    full: bool
+
+
+class Resync:
+    """Of one copy. Its events are the owner's; `over` or `failed` at the end. After `failed`, begin anew."""
+
+    def __init__(self, owner: Owner, name: LocalName) -> None:
+        self._owner = owner
+        self._desk = owner.desk
+        self.name = name
+        self.phase: Phase = "sealing"
+        self.full = False
+        self._own_active: set[int] = set()
+        self._boots: dict[ManagerName, str] = {}
+        self._missed: set[int] = set()
+        self._asking = 0
+        self._refused = False
+        self._began: int | None = None
+        self._promotion: int | None = None
+        self._proposed_epoch = 0
+        self._running: dict[int, int] = {}
+        self._paced_ns = 0
+        self._pace_timer: int | None = None
+        self._failures = 0
+        self._total = 0
+        self._copied_bytes = 0
+
+    def start(self, now_ns: int) -> list[Effect]:
+        self._owner.begin(now_ns)
+        self._owner.looks(self._look)
+        copy = self._copy
+        if copy is None:
+            self.phase = "over"
+        else:
+            self._ask_all("seal", copy)
+        return self._owner.end()
+
+    @property
+    def progress(self) -> Progress:
+        left = len(self._desk.missing.get(self.name, ()))
+        return Progress(self.name, self.phase, self._total, left, self._copied_bytes, self.full)
+
+    @property
+    def _copy(self) -> Copy | None:
+        copy = self._desk.newest.copy(self.name)
+        return copy if copy is not None and copy.state in ("stale", "syncing") else None
+
+    @property
+    def _source(self) -> Copy:
+        return self._desk.map.in_sync[0]
+
+    # --- asking stores --------------------------------------------------------------------------------
+
+    def _ask_all(self, kind: AskKind, copy: Copy, *, regions: tuple[int, ...] = (), since: int = 0) -> None:
+        desk = self._desk
+        self._refused = False
+        stores = copy.stores
+        self._asking = len(stores)
+        for store in stores:
+            ask = Ask(kind, store, copy.name, 0, desk.map.size_bytes, self, regions=regions, since=since)
+            ask.record = desk.record
+            desk.ask(ask)
+
+    def answered(self, ask: Ask, answer: Answer) -> None:
+        self._asking -= 1
+        self._refused |= answer.how != "done"
+        if answer.how == "done":
+            if ask.kind == "seal":
+                self._own_active.update(answer.regions)
+            elif ask.kind == "missed":
+                self._missed.update(answer.regions)
+            elif ask.kind == "flush":
+                self._boots[ask.store] = answer.boot
+        if self._asking or self.phase in ("over", "failed"):
+            return
+        if self._refused:
+            self._fail()
+        elif ask.kind == "seal":
+            self._sealed()
+        elif ask.kind == "missed":
+            self._know_missed()
+        elif ask.kind == "flush":
+            self._flushed()
+        elif ask.kind == "hand_over":
+            self._promote()
+
+    def _fail(self) -> None:
+        """For now. A copy that was syncing is taken out of it, so that writes do not try it any more."""
+        if self.phase in ("over", "failed"):
+            return
+        copy = self._copy
+        self._finish("failed")
+        if copy is not None and copy.state == "syncing" and copy.moves is None:
+            self._desk.retire((self.name,))
+
+    def _finish(self, phase: Phase) -> None:
+        self._owner_release()
+        self.phase = phase
+        self._release_acknowledgements()
+
+    def _owner_release(self) -> None:
+        if self.phase in ("draining", "flushing"):
+            self._owner.unhold(f"promote {self.name}")
+
+    # --- beginning ------------------------------------------------------------------------------------
+
+    def _sealed(self) -> None:
+        copy, desk = self._copy, self._desk
+        if copy is None:
+            self.phase = "over"
+        elif copy.state == "syncing":
+            self._ask_missed(copy)
+        else:
+            self.phase = "beginning"
+            newest = desk.newest
+            command = BeginResync(newest.volume, newest.epoch, desk.me, self.name, desk.record)
+            self._began = desk.propose(command, self._begun)
+
+    def _begun(self, decision: Decision) -> None:
+        if decision == "rejected":
+            self._fail()
+
+    def _look(self) -> None:
+        """The end of any event of the owner."""
+        desk = self._desk
+        if self.phase in ("over", "failed"):
+            return
+        copy = self._copy
+        if not desk.ours or copy is None:
+            self._finish("over")
+        elif self.phase == "promoting":
+            if desk.newest.epoch > self._proposed_epoch:
+                self._finish("failed")  # decided: another change came first, so apply refuses it
+        elif self.phase == "beginning" and copy.state == "syncing" and desk.map is desk.newest:
+            self._ask_missed(copy)
+        elif self.phase in ("asking", "copying", "draining", "flushing") and copy.state == "stale":
+            self._fail()
+        elif self.phase == "copying":
+            self._go_on()
+        elif self.phase == "draining" and self._owner.drained:
+            self._drained()
+
+    def _ask_missed(self, copy: Copy) -> None:
+        desk = self._desk
+        self.phase = "asking"
+        self.full = copy.moves is not None or not copy.record or copy.record != desk.record
+        if self.full:
+            self._know_missed()
+        else:
+            self._ask_all("missed", self._source, since=copy.left_epoch)
+
+    def _know_missed(self) -> None:
+        copy, desk = self._copy, self._desk
+        if copy is None:
+            return
+        if self.full:
+            wanted = {region for part in copy.parts for region in regions_of(part.first, part.end)}
+        else:
+            wanted = set(self._missed)
+            if desk.rules.returning_own_regions:
+                wanted |= self._own_active
+        missing = desk.missing.setdefault(self.name, set())
+        missing |= wanted
+        self._total = len(missing)
+        self.phase = "copying"
+        self._paced_ns = desk.now_ns
+        self._go_on()
+
+    # --- copying --------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        desk, copy = self._desk, self._copy
+        if copy is None or copy.paused or desk.held:
+            return
+        missing = desk.missing.get(self.name, set())
+        todo = sorted(missing - self._running.keys())[:MAX_PARALLEL] if missing else []
+        for region in todo:
+            if len(self._running) >= MAX_PARALLEL or not self._paced():
+                break
+            self._copy_region(region)
+        if not missing and not self._running and self.phase == "copying":
+            self._stop_the_world()
+
+    def _paced(self) -> bool:
+        """Whether one more region may begin now; otherwise it asks to be called when it may."""
+        desk = self._desk
+        if self._paced_ns > desk.now_ns:
+            if self._pace_timer is None:
+                self._pace_timer = desk.later(self._paced_ns - desk.now_ns, self._pace)
+            return False
+        limits = desk.limits
+        rate = limits.resync_busy_bytes_per_s if self._owner.busy else limits.resync_bytes_per_s
+        self._paced_ns = max(desk.now_ns, self._paced_ns) + REGION_BYTES * _S // rate
+        return True
+
+    def _pace(self) -> None:
+        self._pace_timer = None
+        if self.phase == "copying":
+            self._go_on()
+
+    def _copy_region(self, region: int) -> None:
+        desk = self._desk
+        first = region * REGION_BYTES
+        end = min(first + REGION_BYTES, desk.map.size_bytes)
+        self._running[region] = 0
+
+        def ended(how: End) -> None:
+            self._region_ended(region, end - first, how)
+
+        copying = Equalise(desk, self._owner.balance, first, end, ended, only=self.name)
+        desk.tracker.begin((region,), desk.now_ns)
+        lock = self._owner.lock(first, end, exclusive=False, granted=copying.start)
+        if lock is None:
+            self._running.pop(region, None)
+            desk.tracker.end((region,))
+            desk.later(desk.limits.retry_ns, self._pace)
+        elif region in self._running:
+            self._running[region] = lock
+        else:
+            self._owner.unlock(lock)  # it ended at once
+
+    def _region_ended(self, region: int, length: int, how: End) -> None:
+        desk = self._desk
+        lock = self._running.pop(region, 0)
+        desk.tracker.end((region,))
+        if how == "done":
+            self._failures = 0
+            self._copied_bytes += length
+            desk.missing.get(self.name, set()).discard(region)
+        else:
+            self._failures += 1
+        if lock:
+            self._owner.unlock(lock)
+        if self.phase != "copying":
+            return
+        if self._failures >= MAX_FAILURES:
+            self._fail()
+        elif how == "failed":
+            desk.later(desk.limits.retry_ns, self._pace)
+
+    # --- promoting ------------------------------------------------------------------------------------
+
+    def _stop_the_world(self) -> None:
+        """New I/O waits until what is under way has ended and the copy has flushed: then it has every write
+        that was acknowledged, on stable storage, and those that follow are not acknowledged before the
+        promotion is decided."""
+        self.phase = "draining"
+        self._promotion = self._desk.token()
+        if self._desk.rules.hold_before_promotion:
+            self._desk.undecided.add(self._promotion)
+        self._owner.pause(f"promote {self.name}")
+        if self._owner.drained:
+            self._drained()
+
+    def _drained(self) -> None:
+        copy = self._copy
+        if self._desk.missing.get(self.name) or copy is None:
+            self._back_to_copying()
+        else:
+            self.phase = "flushing"
+            self._ask_all("flush", copy)
+
+    def _back_to_copying(self) -> None:
+        self._release_acknowledgements()
+        self._owner_release()
+        self.phase = "copying"
+
+    def _release_acknowledgements(self) -> None:
+        if self._promotion is not None:
+            self._desk.undecided.discard(self._promotion)
+            self._promotion = None
+            self._owner.look_again()
+
+    def _flushed(self) -> None:
+        """Hand the record over: whoever else is away must find in it what it missed."""
+        desk, copy = self._desk, self._copy
+        assert copy is not None, "looked at before"
+        away = [
+            other
+            for other in desk.newest.copies
+            if other.state == "stale" and other.name != self.name and other.record == desk.record
+        ]
+        regions = tuple(range(desk.map.regions)) if away and self.full else tuple(sorted(self._missed))
+        self._ask_all("hand_over", copy, regions=regions if away else ())
+
+    def _promote(self) -> None:
+        desk, copy = self._desk, self._copy
+        assert copy is not None, "looked at before"
+        newest, boots = desk.newest, tuple(sorted(self._boots.items()))
+        command: Command
+        if copy.moves is not None:
+            command = MoveSegments(newest.volume, newest.epoch, desk.me, copy.moves, boots)
+        else:
+            command = Promote(newest.volume, newest.epoch, desk.me, self.name, boots)
+        self._proposed_epoch = newest.epoch
+        desk.propose(command, self._decided, ends_sole=True)
+        self._owner_release()
+        self.phase = "promoting"
+
+    def _decided(self, decision: Decision) -> None:
+        """Refused: it never happens. Otherwise acknowledgements wait until the map here is newer than the one
+        that it was proposed by: that one says what became of it."""
+        if decision == "rejected" and self.phase == "promoting":
+            self._finish("failed")
