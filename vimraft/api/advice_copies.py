@@ -1,6 +1,6 @@
 """Refusals about copies and owners in words.
 
-May live here: one branch per reason of vimraft.core.reasons that level 3 brought; vimraft.api.advice calls in.
+May live here: one branch per reason that level 3 brought; vimraft.api.advice calls in.
 """
 
 from typing import assert_never
@@ -30,8 +30,8 @@ def from_copy_reason(reason: CopyReason) -> Advice:
             remedy = f"look at it again (vimraft vol show {reason.volume}) and repeat what is still wanted"
         case SoleHolder():
             message = (
-                f"virtual volume {reason.volume!r} lies wholly at the sites of its owner {reason.owner}, which "
-                "may be serving it although nobody hears of it"
+                f"virtual volume {reason.volume!r} lies wholly at the sites of its owner {reason.owner}, "
+                "which may be serving it although nobody hears of it"
             )
             remedy = (
                 f"bring {reason.owner} back; if its sites are lost for good and cannot write any more, tell "
@@ -62,8 +62,8 @@ def _no_space_for_copy(reason: NoSpaceForCopy) -> Advice:
     sites = ", ".join(f"{format_bytes(s.free_bytes, 'down')} at {s.site}" for s in space.sites)
     return make_advice(
         "rejected",
-        f"no room for copy {reason.copy} of {reason.copies}: {format_bytes(space.needed_bytes, 'up')} of class "
-        f"{space.volume_class} on real volumes, and at sites, that no other copy uses (free: "
+        f"no room for copy {reason.copy} of {reason.copies}: {format_bytes(space.needed_bytes, 'up')} of "
+        f"class {space.volume_class} on real volumes, and at sites, that no other copy uses (free: "
         f"{sites or 'nothing, no site is left'})",
         "name further sites with --sites, let copies share a site with --same-site, ask for fewer copies, or "
         "add a real volume with: vimraft real add",

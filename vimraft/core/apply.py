@@ -1,7 +1,7 @@
 """Apply: the one function by which the tables change, deterministic and total (INV-8).
 
 May live here: decoding, dedupe, history, and the choice of the function for a command. What a command
-does is in `apply_members`, `apply_reals` and `apply_volumes`. Depends on nothing but (state, bytes): a
+does is in the `apply_*` module of its subject. Depends on nothing but (state, bytes): a
 Map iterates in the order of hashes, which differ from process to process, so wherever order reaches the
 tables or an outcome, it is sorted first.
 
@@ -24,8 +24,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from vimraft.core import (
+    apply_copies,
     apply_members,
+    apply_moves,
     apply_reals,
+    apply_takeover,
+    apply_trash,
     apply_volumes,
     checks,
     codec,
@@ -73,7 +77,27 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.ConfirmRelease: apply_volumes.confirm_release,
     commands.ReopenVolumes: apply_volumes.reopen,
     commands.Barrier: lambda state, _command: Change(state),
+    commands.Retire: apply_copies.retire,
+    commands.BeginResync: apply_copies.begin_resync,
+    commands.Promote: apply_copies.promote,
+    commands.AddCopy: apply_copies.add_copy,
+    commands.RemoveCopy: apply_copies.remove_copy,
+    commands.PauseCopy: apply_copies.pause_copy,
+    commands.TakeOver: apply_takeover.take_over,
+    commands.MoveOwner: apply_takeover.move_owner,
+    commands.Rejoin: apply_takeover.rejoin,
+    commands.ForceLost: apply_takeover.force_lost,
+    commands.BeginMove: apply_moves.begin_move,
+    commands.MoveSegments: apply_moves.move_segments,
+    commands.AbortMove: apply_moves.abort_move,
+    commands.RestoreVolume: apply_trash.restore,
+    commands.PurgeVolume: apply_trash.purge,
 }
+_TIMED: dict[type, Callable[[State, Any, int], Change | Reason]] = {
+    commands.BuildVolume: apply_volumes.build,
+    commands.TrashVolume: apply_trash.trash,
+}
+"""Those that keep the time of their request."""
 _NOT_KEPT = frozenset((commands.Barrier, commands.RenewLease, commands.SetLevel))
 
 
@@ -155,9 +179,10 @@ def _client_problem(request: Request, known: ClientResult | None) -> Reason | No
 def _decide(state: State, command: Command, at_ms: int) -> Change | Reason:
     if not state.cluster_id and not isinstance(command, commands.FormCluster):
         return NotFormed()
-    if isinstance(command, commands.BuildVolume):
-        return apply_volumes.build(state, command, at_ms)
-    return _HANDLERS[type(command)](state, command)
+    handler = _HANDLERS.get(type(command))
+    if handler is not None:
+        return handler(state, command)
+    return _TIMED[type(command)](state, command, at_ms)
 
 
 def _outcome(index: int, result: Change | Reason) -> Outcome:
@@ -173,7 +198,7 @@ def _bounded(outcome: Outcome, level: int) -> Outcome:
         return outcome
     most = MAX_OUTCOME_SEGMENTS_KEPT_LONG if level >= levels.RESULTS_HAVE_TIME else MAX_OUTCOME_SEGMENTS
     volume: Volume | None = outcome.volume
-    if volume is not None and sum(len(r.segments) for r in volume.replicas) > most:
+    if volume is not None and sum(len(r.segments) + len(r.moving) for r in volume.replicas) > most:
         volume = None
     real: RealVolume | None = outcome.real
     if real is not None and len(real.free) > most:
@@ -203,6 +228,34 @@ def _one_volume(before: State, after: State, command: Any) -> history.Touched:
     return history.touched_by_volume(before, command.name, after)
 
 
+def _copies_of(_before: State, _after: State, command: Any) -> history.Touched:
+    """Free lists of real volumes stay as they are."""
+    return history.Touched(volumes=(command.volume,))
+
+
+def _copies_of_name(_before: State, _after: State, command: Any) -> history.Touched:
+    return history.Touched(volumes=(command.name,))
+
+
+def _move(before: State, after: State, command: commands.BeginMove) -> history.Touched:
+    return history.touched_by_volume(before, command.volume, after)
+
+
+def _trashed(_before: State, after: State, command: commands.TrashVolume) -> history.Touched:
+    return history.Touched(volumes=(command.name,), trash=(max(after.trash),))
+
+
+def _restored(before: State, _after: State, command: commands.RestoreVolume) -> history.Touched:
+    name = command.name or before.trash[command.trash_id].name
+    return history.Touched(volumes=(name,), trash=(command.trash_id,))
+
+
+def _of_a_manager(before: State, after: State, _command: Any) -> history.Touched:
+    names = [name for name, row in after.volumes.items() if row is not before.volumes.get(name)]
+    ids = [id_ for id_, row in after.trash.items() if row is not before.trash.get(id_)]
+    return history.Touched(volumes=tuple(sorted(names)), trash=tuple(sorted(ids)))
+
+
 def _one_real(_before: State, _after: State, command: Any) -> history.Touched:
     return history.Touched(reals=(RealId(command.storage, command.lun),))
 
@@ -225,4 +278,20 @@ _TOUCHED: dict[type, Callable[[State, State, Any], history.Touched]] = {
     commands.AddRealVolume: _one_real,
     commands.SetRealVolumeState: _one_real,
     commands.RemoveRealVolume: _one_real,
+    commands.Retire: _copies_of,
+    commands.BeginResync: _copies_of,
+    commands.Promote: _copies_of,
+    commands.TakeOver: _copies_of,
+    commands.MoveOwner: _copies_of,
+    commands.MoveSegments: _copies_of,
+    commands.AbortMove: _copies_of,
+    commands.RemoveCopy: _copies_of_name,
+    commands.PauseCopy: _copies_of_name,
+    commands.AddCopy: _one_volume,
+    commands.BeginMove: _move,
+    commands.Rejoin: _of_a_manager,
+    commands.ForceLost: _of_a_manager,
+    commands.TrashVolume: _trashed,
+    commands.RestoreVolume: _restored,
+    commands.PurgeVolume: lambda _before, _after, command: history.Touched(trash=(command.trash_id,)),
 }

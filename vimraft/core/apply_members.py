@@ -102,6 +102,11 @@ def remove_manager(state: State, command: RemoveManager) -> Change | Reason:
     users = [f"site {site.name}" for site in state.sites.values() if site.manager == command.name]
     users += [f"virtual volume {v.name}" for v in state.volumes.values() if v.owner == command.name]
     users += [
+        f"volume {v.name} in the trash ({trash_id})"
+        for trash_id, v in state.trash.items()
+        if v.owner == command.name
+    ]
+    users += [
         f"release {r.release_id} of {r.volume or 'space to be zeroed again'}"
         for r in state.releases.values()
         if command.name in r.waiting
@@ -109,7 +114,8 @@ def remove_manager(state: State, command: RemoveManager) -> Change | Reason:
     if users:
         return InUse("manager", command.name, checks.listed(users))
     leases = state.leases.delete(command.name) if command.name in state.leases else state.leases
-    removed = state._replace(managers=state.managers.delete(command.name), leases=leases)
+    boots = state.boots.delete(command.name) if command.name in state.boots else state.boots
+    removed = state._replace(managers=state.managers.delete(command.name), leases=leases, boots=boots)
     return Change(removed, "manager-removed", command.name)
 
 

@@ -11,27 +11,39 @@ one of the new volume, and the floor a store keeps for the name stays valid.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from vimraft.core import checks
-from vimraft.core.allocate import Free, Placed, free_units, give, place, take_at
-from vimraft.core.change import Change, holders, unit_sectors, units_of, volume_segments
+from vimraft.core import checks, levels
+from vimraft.core.allocate import Free, Placement, give, place, take_at
+from vimraft.core.change import Change, reals_of, unit_sectors, units_of, volume_segments
 from vimraft.core.commands import BuildVolume, ConfirmRelease, DeleteVolume, GrowVolume, ReopenVolumes
-from vimraft.core.ids import (
-    SECTOR_BYTES,
-    LocalName,
-    ManagerName,
-    RealId,
-    SiteName,
-    StorageAddress,
-    VolumeName,
+from vimraft.core.copies import MAX_COPIES, Freed, find_volume, put, release, sites_of
+from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName, RealId, SiteName, StorageAddress
+from vimraft.core.reasons import (
+    Exists,
+    InUse,
+    Invalid,
+    NoSpace,
+    NoSpaceForCopy,
+    NotFound,
+    Reason,
+    Unsupported,
 )
-from vimraft.core.reasons import Exists, Invalid, NoSpace, NotFound, Reason, SiteFree, Unsupported
-from vimraft.core.tables import RealVolume, Release, Replica, Run, Segment, State, Volume
-
-Pools = list[list[RealVolume]]
-"""Usable real volumes, per site in priority order."""
+from vimraft.core.space import (
+    Pools,
+    Wanted,
+    lay,
+    lists,
+    no_space,
+    place_copies,
+    too_scattered,
+    usable,
+    with_free,
+    without,
+)
+from vimraft.core.tables import Replica, Run, Segment, State, Volume
 
 
 def local_name(number: int) -> LocalName:
@@ -51,51 +63,12 @@ def default_sites(state: State, manager: ManagerName) -> tuple[SiteName, ...]:
     return tuple(dict.fromkeys([*own, *further]))
 
 
-def usable(state: State, sites: Sequence[SiteName], volume_class: str) -> Pools:
-    pools: dict[SiteName, list[RealVolume]] = {site: [] for site in sites}
-    for real in state.reals.values():
-        if real.state == "active" and real.volume_class == volume_class and real.site in pools:
-            pools[real.site].append(real)
-    return [sorted(pool, key=lambda real: (real.storage, real.lun)) for pool in pools.values()]
-
-
-def _no_space(
-    state: State, sites: Sequence[SiteName], volume_class: str, needed_bytes: int, held_bytes: int
-) -> NoSpace:
-    """`held_bytes`: what a volume that grows has already, the unused end of its last unit included."""
-    unit_bytes = state.settings.unit_bytes
-    free = [
-        (site, sum(free_units(real.free) for real in pool) * unit_bytes)
-        for site, pool in zip(sites, usable(state, sites, volume_class), strict=True)
-    ]
-    classes = {r.volume_class for r in state.reals.values() if r.state == "active" and r.site in sites}
-    return NoSpace(
-        volume_class=volume_class,
-        needed_bytes=needed_bytes,
-        largest_bytes=held_bytes + sum(free_bytes for _, free_bytes in free),
-        sites=tuple([SiteFree(site, free_bytes) for site, free_bytes in free]),
-        known_classes=checks.listed(classes),
-    )
-
-
-def _segments(
-    placed: Sequence[Placed], virtual_first: int, end_sector: int, sectors_per_unit: int
-) -> list[Segment]:
-    """Segments from `virtual_first` up to `end_sector`; the last one is cut there."""
-    segments: list[Segment] = []
-    at = virtual_first
-    for real, run in placed:
-        sectors = min(run[1] * sectors_per_unit, end_sector - at)
-        segments.append(Segment(at, sectors, real[0], real[1], run[0] * sectors_per_unit))
-        at += sectors
-    return segments
-
-
-def _with_free(state: State, free: dict[RealId, Free]) -> State:
-    reals = state.reals.mutate()
-    for id_, runs in free.items():
-        reals[id_] = msgspec.structs.replace(reals[id_], free=runs)
-    return state._replace(reals=reals.finish())
+def _copies_invalid(state: State, copies: int) -> Reason | None:
+    if copies > 1 and state.level < levels.COPIES:
+        return Unsupported("more than one copy")
+    if copies > MAX_COPIES:
+        return Invalid("copies", str(copies), f"is more than {MAX_COPIES}")
+    return None
 
 
 def _build_invalid(state: State, command: BuildVolume) -> Reason | None:
@@ -109,16 +82,11 @@ def _build_invalid(state: State, command: BuildVolume) -> Reason | None:
             if command.copies < 1
             else None
         )
-        or (Unsupported("more than one copy") if command.copies > 1 else None)
+        or _copies_invalid(state, command.copies)
         or checks.manager_missing(state, command.manager)
         or checks.sites_missing(state, "site", command.sites)
         or checks.full("virtual volume", len(state.volumes), checks.MAX_VOLUMES)
     )
-
-
-def _too_scattered(segments: int) -> Unsupported | None:
-    limit = checks.MAX_VOLUME_SEGMENTS
-    return Unsupported(f"more than {limit} segments in one volume") if segments > limit else None
 
 
 def build(state: State, command: BuildVolume, at_ms: int) -> Change | Reason:
@@ -126,39 +94,55 @@ def build(state: State, command: BuildVolume, at_ms: int) -> Change | Reason:
     if problem is not None:
         return problem
     sites = command.sites or default_sites(state, command.manager)
-    per_unit = unit_sectors(state)
-    units = -(-command.size_sectors // per_unit)
-    pools = usable(state, sites, command.volume_class)
-    found = place([[(real.id, real.free) for real in pool] for pool in pools], units)
-    if found is None:
-        return _no_space(state, sites, command.volume_class, command.size_sectors * SECTOR_BYTES, 0)
-    scattered = _too_scattered(len(found.placed))
+    found = _build_places(state, command, sites)
+    if not isinstance(found, list):
+        return found
+    scattered = too_scattered(sum([len(placement.placed) for placement in found]))
     if scattered is not None:
         return scattered
-    segments = _segments(found.placed, 0, command.size_sectors, per_unit)
-    first_site = state.reals[found.placed[0].real].site
+    per_unit = unit_sectors(state)
+    replicas = [
+        Replica(
+            local_name(state.next_local_number + number),
+            "in_sync",
+            tuple(lay(placement.placed, 0, command.size_sectors, per_unit)),
+        )
+        for number, placement in enumerate(found)
+    ]
+    first_site = state.reals[found[0].placed[0].real].site
     volume = Volume(
         name=command.name,
         size_sectors=command.size_sectors,
         volume_class=command.volume_class,
         owner=state.sites[first_site].manager,
         epoch=state.index + 1,
-        replicas=(Replica(local_name(state.next_local_number), "in_sync", tuple(segments)),),
+        replicas=tuple(replicas),
         sites=sites,
         created_ms=at_ms,
         created_by=command.manager,
     )
-    built = _with_free(state, found.free)._replace(
-        volumes=state.volumes.set(volume.name, volume), next_local_number=state.next_local_number + 1
+    free = {real: runs for placement in found for real, runs in placement.free.items()}
+    built = with_free(state, free)._replace(
+        volumes=state.volumes.set(volume.name, volume),
+        next_local_number=state.next_local_number + len(replicas),
     )
     return Change(built, "built", volume.name, volume=volume)
 
 
-def _find(state: State, name: VolumeName) -> Volume | NotFound:
-    volume = state.volumes.get(name)
-    if volume is None:
-        return NotFound("virtual volume", checks.shown(name), checks.listed(state.volumes.keys()))
-    return volume
+def _build_places(
+    state: State, command: BuildVolume, sites: tuple[SiteName, ...]
+) -> list[Placement] | NoSpace | NoSpaceForCopy:
+    per_unit = unit_sectors(state)
+    if command.copies > 1:
+        asked = command.same_site is True
+        wanted = Wanted(sites, command.volume_class, command.size_sectors, command.copies, asked)
+        return place_copies(state, wanted, per_unit)
+    pools = usable(state, sites, command.volume_class)
+    found = place(lists(pools), -(-command.size_sectors // per_unit))
+    if found is None:
+        needed_bytes = command.size_sectors * SECTOR_BYTES
+        return no_space(state, sites, command.volume_class, needed_bytes, 0, pools)
+    return [found]
 
 
 def _extend_last(last: Segment, units: int, pools: Pools, per_unit: int) -> tuple[int, Free | None]:
@@ -173,84 +157,102 @@ def _extend_last(last: Segment, units: int, pools: Pools, per_unit: int) -> tupl
     return 0, None
 
 
+class _Growing(NamedTuple):
+    """One copy that gets longer, and where it may take space."""
+
+    old_sectors: int
+    segments: tuple[Segment, ...]
+    volume_class: str
+    sites: Sequence[SiteName]
+    pools: Pools
+
+
 def _grown_segments(
-    state: State, volume: Volume, sites: Sequence[SiteName], size_sectors: int
-) -> tuple[tuple[Segment, ...], dict[RealId, Free]] | Reason:
+    state: State, growing: _Growing, size_sectors: int
+) -> tuple[tuple[Segment, ...], dict[RealId, Free]] | NoSpace:
     """The longer map: the unused end of the last unit, then what follows it, then the build flow."""
     per_unit = unit_sectors(state)
-    old = volume.replicas[0].segments
+    old = growing.segments
     last = old[-1]
-    held_sectors = volume.size_sectors - last.sectors + units_of(last, per_unit).count * per_unit
+    held_sectors = growing.old_sectors - last.sectors + units_of(last, per_unit).count * per_unit
     units = max(0, -(-(size_sectors - held_sectors) // per_unit))
-    pools = usable(state, sites, volume.volume_class)
     free: dict[RealId, Free] = {}
-    taken, rest = _extend_last(last, units, pools, per_unit) if units else (0, None)
+    taken, rest = _extend_last(last, units, growing.pools, per_unit) if units else (0, None)
     if rest is not None:
         free[last.real_id] = rest
     end = min(held_sectors + taken * per_unit, size_sectors)
     longer = msgspec.structs.replace(last, sectors=end - last.virtual_first)
     more: list[Segment] = []
     if units > taken:
-        lists = [[(real.id, free.get(real.id, real.free)) for real in pool] for pool in pools]
-        found = place(lists, units - taken)
+        found = place(lists(growing.pools, free), units - taken)
         if found is None:
-            return _no_space(
-                state,
-                sites,
-                volume.volume_class,
-                size_sectors * SECTOR_BYTES,
-                held_sectors * SECTOR_BYTES,
+            needed_bytes, held_bytes = size_sectors * SECTOR_BYTES, held_sectors * SECTOR_BYTES
+            return no_space(
+                state, growing.sites, growing.volume_class, needed_bytes, held_bytes, growing.pools
             )
         free |= found.free
-        more = _segments(found.placed, end, size_sectors, per_unit)
-    scattered = _too_scattered(len(old) + len(more))
-    return scattered or ((*old[:-1], longer, *more), free)
+        more = lay(found.placed, end, size_sectors, per_unit)
+    return (*old[:-1], longer, *more), free
 
 
-def grow(state: State, command: GrowVolume) -> Change | Reason:
-    volume = _find(state, command.name)
-    if isinstance(volume, NotFound):
-        return volume
+def _growing(state: State, volume: Volume, replicas: Sequence[Replica], number: int) -> _Growing:
+    """Copy `number` of a volume whose earlier copies have grown already. It keeps off the real volumes of
+    all others, and off their sites but for those where it lies already, which come first."""
+    replica = replicas[number]
+    volume_class = replica.volume_class or volume.volume_class
+    sites = [site for site in volume.sites if site in state.sites]
+    others = [segment for other in replicas if other is not replica for segment in other.segments]
+    if others:
+        own, taken = sites_of(state, replica.segments), sites_of(state, others)
+        sites = [s for s in sites if s in own] + [s for s in sites if s not in own and s not in taken]
+    pools = without(usable(state, sites, volume_class), reals_of(tuple(others)))
+    return _Growing(volume.size_sectors, replica.segments, volume_class, sites, pools)
+
+
+def _grow_invalid(volume: Volume, command: GrowVolume) -> Reason | None:
     problem = checks.size_invalid(command.size_sectors)
     if problem is not None:
         return problem
     if command.size_sectors <= volume.size_sectors:
         value = f"{command.size_sectors * SECTOR_BYTES} bytes"
         return Invalid("size", value, f"is not more than the present size, {volume.size_bytes} bytes")
-    sites = tuple([site for site in volume.sites if site in state.sites])
-    grown = _grown_segments(state, volume, sites, command.size_sectors)
-    if not isinstance(grown, tuple):
-        return grown
-    segments, free = grown
+    moves = [f"the move of copy {r.local_name}" for r in volume.replicas if r.moving]
+    return InUse("virtual volume", volume.name, tuple(moves)) if moves else None
+
+
+def grow(state: State, command: GrowVolume) -> Change | Reason:
+    """Every copy, whatever its state: space that was never written reads as zeros in all of them."""
+    volume = find_volume(state, command.name)
+    if isinstance(volume, NotFound):
+        return volume
+    problem = _grow_invalid(volume, command)
+    if problem is not None:
+        return problem
+    replicas, free = list(volume.replicas), dict[RealId, Free]()
+    for number, replica in enumerate(replicas):
+        growing = _growing(state, volume, replicas, number)
+        grown = _grown_segments(state, growing, command.size_sectors)
+        if isinstance(grown, NoSpace):
+            return grown if len(replicas) == 1 else NoSpaceForCopy(number + 1, len(replicas), grown)
+        replicas[number] = msgspec.structs.replace(replica, segments=grown[0])
+        free |= grown[1]
+    scattered = too_scattered(sum([len(replica.segments) for replica in replicas]))
+    if scattered is not None:
+        return scattered
     volume = msgspec.structs.replace(
-        volume,
-        size_sectors=command.size_sectors,
-        epoch=volume.epoch + 1,
-        replicas=(msgspec.structs.replace(volume.replicas[0], segments=segments),),
+        volume, size_sectors=command.size_sectors, epoch=volume.epoch + 1, replicas=tuple(replicas)
     )
-    after = _with_free(state, free)._replace(volumes=state.volumes.set(volume.name, volume))
-    return Change(after, "grown", volume.name, volume=volume)
+    return Change(put(with_free(state, free), volume), "grown", volume.name, volume=volume)
 
 
 def delete(state: State, command: DeleteVolume) -> Change | Reason:
     """The space waits in a release until the owner and every holder of a segment have confirmed:
     they alone can write there (others forward to the owner)."""
-    volume = _find(state, command.name)
+    volume = find_volume(state, command.name)
     if isinstance(volume, NotFound):
         return volume
-    segments = volume_segments(volume)
-    release = Release(
-        release_id=state.next_release_id,
-        volume=volume.name,
-        epoch=volume.epoch,
-        segments=segments,
-        waiting=tuple(sorted({volume.owner} | holders(state, segments))),
-    )
-    after = state._replace(
-        volumes=state.volumes.delete(volume.name),
-        releases=state.releases.set(release.release_id, release),
-        next_release_id=release.release_id + 1,
-    )
+    after = release(state, [Freed(volume, volume_segments(volume))])
+    after = after._replace(volumes=state.volumes.delete(volume.name))
     return Change(after, "deleted", volume.name, volume=volume)
 
 
@@ -274,7 +276,7 @@ def confirm_release(state: State, command: ConfirmRelease) -> Change | Reason:
     for (storage, lun), runs in back.items():
         real = state.reals[RealId(storage, lun)]
         free[real.id] = give(real.free, runs)
-    after = _with_free(state, free)._replace(releases=state.releases.delete(release.release_id))
+    after = with_free(state, free)._replace(releases=state.releases.delete(release.release_id))
     name = release.volume or ", ".join(sorted({str(segment.real_id) for segment in release.segments}))
     return Change(after, "released", name)
 

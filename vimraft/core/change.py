@@ -37,10 +37,10 @@ def units_of(segment: Segment, sectors_per_unit: int) -> Run:
 
 
 def volume_segments(volume: Volume) -> tuple[Segment, ...]:
-    """The segments of all replicas."""
-    if len(volume.replicas) == 1:
+    """All that it holds: the segments of all replicas, and those that they are moving to."""
+    if len(volume.replicas) == 1 and not volume.replicas[0].moving:
         return volume.replicas[0].segments
-    return tuple([segment for replica in volume.replicas for segment in replica.segments])
+    return tuple([segment for r in volume.replicas for part in (r.segments, r.moving) for segment in part])
 
 
 def reals_of(segments: tuple[Segment, ...]) -> set[RealId]:
@@ -60,6 +60,9 @@ def users_of(state: State, reals: set[RealId]) -> Iterator[str]:
     for volume in state.volumes.values():
         if not reals.isdisjoint(reals_of(volume_segments(volume))):
             yield f"virtual volume {volume.name}"
+    for trash_id, volume in state.trash.items():
+        if not reals.isdisjoint(reals_of(volume_segments(volume))):
+            yield f"volume {volume.name} in the trash ({trash_id})"
     for release in state.releases.values():
         if not reals.isdisjoint(reals_of(release.segments)):
             yield f"release {release.release_id} of {release.volume or 'space to be zeroed again'}"

@@ -270,8 +270,6 @@ class BeginMove(Struct, frozen=True, gc=False, tag=True):
     lun: int
     sites: tuple[SiteName, ...] = ()
     """In priority order; none: the site of the real volume, then those of the volume."""
-    volume_class: str = ""
-    """Empty: that of the copy."""
 
 
 class MoveSegments(Struct, frozen=True, gc=False, tag=True):
@@ -364,6 +362,22 @@ Command = (
     | SetSetting
     | SetLevel
     | Barrier
+    | Retire
+    | BeginResync
+    | Promote
+    | TakeOver
+    | MoveOwner
+    | Rejoin
+    | AddCopy
+    | RemoveCopy
+    | PauseCopy
+    | BeginMove
+    | MoveSegments
+    | AbortMove
+    | ForceLost
+    | TrashVolume
+    | RestoreVolume
+    | PurgeVolume
 )
 
 

@@ -7,8 +7,9 @@ Bounded twice (INV-8): `Settings.history_changes` changes, and MAX_REMEMBERED se
 that they remember; over it the oldest changes stay in the history without what they replaced. Nobody can
 look behind a change that does not know what it replaced.
 
-What comes back: managers, sites, storages, real and virtual volumes, settings, and the history up to then;
-all that the tables for people are made of. Not: releases, leases and clients, whose changes no history has.
+What comes back: managers, sites, storages, real and virtual volumes (those in the trash as well), settings,
+and the history up to then; all that the tables for people are made of. Not: releases, leases, boots and
+clients, whose changes no history has.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ class Touched(Struct, frozen=True, gc=False):
     volumes: tuple[VolumeName, ...] = ()
     reals: tuple[RealId, ...] = ()
     storages: tuple[StorageAddress, ...] = ()
+    trash: tuple[int, ...] = ()
     epochs_of: ManagerName | None = None
 
 
@@ -66,8 +68,15 @@ def weight(change: MapChange) -> int:
     for real in before.reals:
         total += 1 + (len(real.free.gone) if real.free is not None else 0)
     for volume in before.volumes:
-        total += 1 + sum([len(part.gone) for part in volume.segments])
+        total += _weight_of_volume(volume)
+    for _, volume in before.trash:
+        total += _weight_of_volume(volume)
     return total
+
+
+def _weight_of_volume(volume: VolumeBefore) -> int:
+    moving = sum([len(r.moving) for r in volume.row.replicas]) if volume.row is not None else 0
+    return 1 + sum([len(part.gone) for part in volume.segments]) + moving
 
 
 # What a change replaced
@@ -91,6 +100,12 @@ def remember(before: State, after: State, touched: Touched) -> Before:
         storages=tuple([(address, before.storages.get(address)) for address in touched.storages]),
         reals=_reals_before(before.reals, after.reals, touched.reals) if touched.reals else (),
         volumes=_volumes_before(before.volumes, after.volumes, touched.volumes) if touched.volumes else (),
+        trash=tuple(
+            [
+                (id_, _volume_before(VolumeName(""), before.trash.get(id_), after.trash.get(id_)))
+                for id_ in touched.trash
+            ]
+        ),
         epochs_of=touched.epochs_of,
     )
 
@@ -115,6 +130,8 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def _cut(before: tuple[T, ...], after: tuple[T, ...]) -> tuple[int, int, tuple[T, ...]]:
+    if before is after:
+        return len(before), 0, ()
     first = _common(before, after)
     rest_before, rest_after = before[first:], after[first:]
     last = _common(rest_before[::-1], rest_after[::-1])
@@ -153,6 +170,7 @@ def _segments(volume: Volume | None, replica: Replica) -> tuple[Any, ...]:
 def _volume_before(name: VolumeName, before: Volume | None, after: Volume | None) -> VolumeBefore:
     if before is None:
         return VolumeBefore(name)
+    name = before.name
     bare = tuple([msgspec.structs.replace(replica, segments=()) for replica in before.replicas])
     row = msgspec.structs.replace(before, replicas=bare)
     cuts = [SegmentsBefore(*_cut(r.segments, _segments(after, r))) for r in before.replicas]
@@ -216,6 +234,7 @@ def tables_at(state: State, index: int) -> State | OutOfReach:
         storages=state.storages,
         reals=state.reals,
         volumes=state.volumes,
+        trash=state.trash,
         history=Chunked(undone),
         level=state.level,
         remembered=sum([weight(change) for change in undone]),
@@ -223,7 +242,9 @@ def tables_at(state: State, index: int) -> State | OutOfReach:
 
 
 def _undo(state: State, before: Before) -> State:
-    volumes = state.volumes.update({v.name: _volume(state, v) for v in before.volumes if v.row is not None})
+    volumes = state.volumes.update(
+        {v.name: _volume(state.volumes.get(v.name), v) for v in before.volumes if v.row is not None}
+    )
     volumes = _without(volumes, [v.name for v in before.volumes if v.row is None])
     if before.epochs_of is not None:
         owned = [v for v in volumes.values() if v.owner == before.epochs_of]
@@ -235,12 +256,15 @@ def _undo(state: State, before: Before) -> State:
         storages=_undo_rows(state.storages, before.storages),
         reals=_undo_rows(state.reals, [(RealId(r.storage, r.lun), _real(state, r)) for r in before.reals]),
         volumes=volumes,
+        trash=_undo_rows(
+            state.trash,
+            [(i, _volume(state.trash.get(i), v) if v.row is not None else None) for i, v in before.trash],
+        ),
     )
 
 
-def _volume(state: State, before: VolumeBefore) -> Volume:
+def _volume(now: Volume | None, before: VolumeBefore) -> Volume:
     assert before.row is not None
-    now = state.volumes.get(before.name)
     replicas = [
         msgspec.structs.replace(r, segments=_uncut(cut.first, cut.last, cut.gone, _segments(now, r)))
         for r, cut in zip(before.row.replicas, before.segments, strict=True)

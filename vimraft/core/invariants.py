@@ -5,7 +5,7 @@ them after every command, and a debug switch may do so in production; none is ne
 
 What a single state can show (checked here):
 - INV-2 every volume has exactly one owner, a manager that exists; its epoch is one that it may have.
-- INV-3, INV-4 a volume has a replica that is in sync, and no replica in a state unknown here.
+- INV-3, INV-4 a volume has a replica that is in sync; one that left says since which epoch, and is not.
 - INV-5 the segments of a replica tile the volume: no virtual sector is missing or lies at two places.
 - INV-6 segments never overlap on a real volume; free + allocated + releasing = capacity; free lists are
   sorted, disjoint and coalesced; space of a deleted volume waits for managers that exist.
@@ -13,7 +13,11 @@ What a single state can show (checked here):
 - INV-8 dedupe and history are bounded, in order and not ahead of the index; counters are ahead of use.
 - INV-9 names are valid, tables are keyed by what they hold, and whatever is referred to exists.
 
-What takes more than a state, and is checked elsewhere:
+What two successive states can show is in `check_step`:
+- INV-2 whatever changes who writes where (owner, in-sync set, segments) is a new epoch, and none falls.
+- INV-4 a replica gets in sync from `syncing`, or as the only one that is left; INV-8 the index is one more.
+
+What takes more than that, and is checked elsewhere:
 - INV-1 (a majority has it on disk): the tests of vimraft.metadata, with kills and restarts.
 - INV-2, INV-5 as seen by clients (a former owner serves nothing, nothing old is read): the tests of
   vimraft.data (epochs, holds) and the cluster tests.
@@ -26,7 +30,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from vimraft.core import checks, levels
+import msgspec
+
+from vimraft.core import apply_moves, checks, levels
 from vimraft.core.change import unit_sectors, units_of, volume_segments
 from vimraft.core.dedupe import most_clients
 from vimraft.core.history import MAX_REMEMBERED, weight
@@ -40,12 +46,24 @@ class Violation(NamedTuple):
     what: str
 
 
+def _volumes(state: State) -> Iterator[Volume]:
+    """All that hold space."""
+    yield from state.volumes.values()
+    yield from state.trash.values()
+
+
 def _inv2_one_owner(state: State) -> Iterator[str]:
     for volume in state.volumes.values():
         if volume.owner not in state.managers:
             yield f"virtual volume {volume.name} is owned by {volume.owner}, which is no manager"
         if not 1 <= volume.epoch <= state.index:
             yield f"virtual volume {volume.name} has epoch {volume.epoch} at index {state.index}"
+    for trash_id, volume in state.trash.items():
+        if volume.owner not in state.managers:
+            yield f"volume {volume.name} in the trash ({trash_id}) is owned by {volume.owner}, no manager"
+        namesake = state.volumes.get(volume.name)
+        if namesake is not None and namesake.epoch <= volume.epoch:
+            yield f"virtual volume {volume.name} reuses epoch {namesake.epoch} of its namesake in the trash"
     for release in state.releases.values():
         reborn = state.volumes.get(release.volume)
         if reborn is not None and reborn.epoch <= release.epoch:
@@ -53,9 +71,25 @@ def _inv2_one_owner(state: State) -> Iterator[str]:
 
 
 def _inv4_in_sync(state: State) -> Iterator[str]:
-    for volume in state.volumes.values():
+    for volume in _volumes(state):
         if not any(replica.state == "in_sync" for replica in volume.replicas):
             yield f"virtual volume {volume.name} has no replica in sync"
+        for replica in volume.replicas:
+            yield from _copy_state(volume, replica)
+        if not 0 <= volume.lossy_epoch <= volume.epoch:
+            yield f"virtual volume {volume.name}: lossy since epoch {volume.lossy_epoch} of {volume.epoch}"
+
+
+def _copy_state(volume: Volume, replica: Replica) -> Iterator[str]:
+    where = f"virtual volume {volume.name}, local volume {replica.local_name}"
+    if replica.state == "in_sync" and (replica.left_epoch or replica.record):
+        yield f"{where}: in sync, but left in epoch {replica.left_epoch}"
+    if replica.record and not replica.left_epoch:
+        yield f"{where}: a record covers what it missed, but it never was in sync"
+    if not 0 <= replica.left_epoch <= volume.epoch:
+        yield f"{where}: left in epoch {replica.left_epoch} of {volume.epoch}"
+    if replica.moving and replica.state != "in_sync":
+        yield f"{where}: moves, but is {replica.state}"
 
 
 def _tiling(volume: Volume, replica: Replica, sectors_per_unit: int) -> Iterator[str]:
@@ -75,11 +109,14 @@ def _tiling(volume: Volume, replica: Replica, sectors_per_unit: int) -> Iterator
 
 def _inv5_tiled(state: State) -> Iterator[str]:
     per_unit = unit_sectors(state)
-    for volume in state.volumes.values():
+    for volume in _volumes(state):
         if volume.size_sectors < 1:
             yield f"virtual volume {volume.name} is empty"
         for replica in volume.replicas:
             yield from _tiling(volume, replica, per_unit)
+            if replica.moving:
+                moved = msgspec.structs.replace(replica, segments=apply_moves.split(replica)[0])
+                yield from _tiling(volume, moved, per_unit)
 
 
 def _held(state: State) -> dict[tuple[str, int], list[tuple[Run, str]]]:
@@ -93,6 +130,8 @@ def _held(state: State) -> dict[tuple[str, int], list[tuple[Run, str]]]:
 
     for volume in state.volumes.values():
         add(volume_segments(volume), f"virtual volume {volume.name}")
+    for trash_id, volume in state.trash.items():
+        add(volume_segments(volume), f"volume {volume.name} in the trash ({trash_id})")
     for release in state.releases.values():
         add(release.segments, f"release {release.release_id}")
     return held
@@ -135,10 +174,10 @@ def _inv6_allocation(state: State) -> Iterator[str]:
 
 
 def _inv7_copies_apart(state: State) -> Iterator[str]:
-    for volume in state.volumes.values():
+    for volume in _volumes(state):
         seen: set[tuple[str, int]] = set()
         for replica in volume.replicas:
-            here = {(s.storage, s.lun) for s in replica.segments}
+            here = {(s.storage, s.lun) for s in (*replica.segments, *replica.moving)}
             for storage, lun in sorted(here & seen):
                 yield f"virtual volume {volume.name}: two copies lie on {storage}:{lun}"
             seen |= here
@@ -162,7 +201,9 @@ def _inv8_once(state: State) -> Iterator[str]:
         yield "the history is out of order"
     if any(not 1 <= id_ < state.next_release_id for id_ in state.releases):
         yield f"a release has an id that is not below the next one, {state.next_release_id}"
-    names = [replica.local_name for volume in state.volumes.values() for replica in volume.replicas]
+    if any(not 1 <= id_ <= state.index for id_ in state.trash):
+        yield "a volume in the trash has an id that is no index"
+    names = [replica.local_name for volume in _volumes(state) for replica in volume.replicas]
     if len(set(names)) != len(names) or len(names) > state.next_local_number:
         yield "a local name is used twice"
 
@@ -174,6 +215,7 @@ def _names(state: State) -> Iterator[tuple[str, str, str]]:
     yield from (("storage", key, row.address) for key, row in state.storages.items())
     yield from (("virtual volume", key, row.name) for key, row in state.volumes.items())
     yield from (("lease of", key, row.manager) for key, row in state.leases.items())
+    yield from (("in the trash:", row.name, row.name) for row in state.trash.values())
 
 
 def _references(state: State) -> Iterator[tuple[str, bool]]:
@@ -189,6 +231,8 @@ def _references(state: State) -> Iterator[tuple[str, bool]]:
         yield f"real volume {id_}: its storage at its site", home is not None and home.site == real.site
     for lease in state.leases.values():
         yield f"lease: manager {lease.manager}", lease.manager in state.managers
+    for manager in state.boots:
+        yield f"boot: manager {manager}", manager in state.managers
 
 
 def _levels(state: State) -> Iterator[str]:
@@ -199,6 +243,17 @@ def _levels(state: State) -> Iterator[str]:
             yield f"manager {name} cannot read level {state.level}"
         if state.level < levels.MANAGERS_SAY_LEVEL and row.level != levels.FIRST:
             yield f"manager {name} says its level in tables of level {state.level}"
+    if state.level < levels.COPIES:
+        if state.boots or state.trash:
+            yield f"boots and trash in tables of level {state.level}"
+        for volume in state.volumes.values():
+            bare = [Replica(r.local_name, r.state, r.segments) for r in volume.replicas]
+            if len(bare) > 1 or tuple(bare) != volume.replicas or volume.lossy_epoch:
+                yield f"virtual volume {volume.name} has copies in tables of level {state.level}"
+    if any(volume.trashed_ms for volume in state.volumes.values()) or any(
+        not volume.trashed_ms for volume in state.trash.values()
+    ):
+        yield "a volume is in the trash and says that it is not, or the other way round"
 
 
 def _inv9_names(state: State) -> Iterator[str]:
@@ -238,3 +293,36 @@ INVARIANTS: tuple[tuple[str, Callable[[State], Iterator[str]]], ...] = (
 def check(state: State) -> list[Violation]:
     """Everything that is wrong with `state`; empty when nothing is. Linear in segments and runs."""
     return [Violation(name, what) for name, predicate in INVARIANTS for what in predicate(state)]
+
+
+def _serving(volume: Volume) -> tuple[object, ...]:
+    """Who writes where."""
+    copies = [(r.local_name, r.state, r.segments, r.moving) for r in volume.replicas]
+    return volume.owner, volume.size_sectors, copies
+
+
+def _step_of_volume(before: Volume, after: Volume) -> Iterator[Violation]:
+    name = f"virtual volume {after.name}"
+    if after.epoch < before.epoch:
+        yield Violation("INV-2", f"{name}: epoch {after.epoch} follows {before.epoch}")
+    if after.epoch == before.epoch and _serving(before) != _serving(after):
+        yield Violation("INV-2", f"{name} changed within epoch {after.epoch}")
+    states = {replica.local_name: replica.state for replica in before.replicas}
+    synced = [replica for replica in after.replicas if replica.state == "in_sync"]
+    for replica in synced:
+        was = states.get(replica.local_name)
+        accepted = len(synced) == 1 and after.lossy_epoch == after.epoch and was == "stale"
+        if was not in ("in_sync", "syncing") and not accepted:
+            yield Violation("INV-4", f"{name}: copy {replica.local_name} is in sync, and was {was}")
+
+
+def check_step(before: State, after: State) -> list[Violation]:
+    """What one command may not do, whatever it is. A volume built anew under a name counts as another."""
+    found: list[Violation] = []
+    if after.index != before.index + 1:
+        found.append(Violation("INV-8", f"index {after.index} follows {before.index}"))
+    for name, volume in after.volumes.items():
+        old = before.volumes.get(name)
+        if old is not None and old is not volume:
+            found.extend(_step_of_volume(old, volume))
+    return found

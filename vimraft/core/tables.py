@@ -278,7 +278,7 @@ class State(Struct, frozen=True, gc=False):
     boots: Map[ManagerName, str] = Map()
     """The boot of each manager's stores to which `in_sync` is bound: of `Rejoin`, the last one applied."""
     trash: Map[int, Volume] = Map()
-    """Volumes deleted for the time being, under the index of the command that did it. They keep their space."""
+    """Volumes deleted for the time being, by the index of the command that did it; they hold their space."""
 
     def _replace(self, **changes: Any) -> "State":
         """As that of a NamedTuple, at a fifth of the time."""
