@@ -364,6 +364,10 @@ class Owner:
         """`look` is called at the end of every event: for parts that follow the map, leases and proposals."""
         self._followers.append(look)
 
+    def looks_no_more(self, look: Callable[[], None]) -> None:
+        if look in self._followers:
+            self._followers.remove(look)
+
     def _install(self) -> None:
         desk = self.desk
         before, desk.map = desk.map, desk.newest
@@ -411,7 +415,7 @@ class Owner:
         desk = self.desk
         if "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
             self._install()
-        for look in self._followers:
+        for look in self._followers[:]:
             look()
         if desk.ours and (desk.room_wanted or len(desk.tracker)):
             self._clear()

@@ -141,6 +141,7 @@ class Resync:
             self._desk.retire((self.name,))
 
     def _finish(self, phase: Phase) -> None:
+        self._owner.looks_no_more(self._look)
         self._owner_release()
         self.phase = phase
         self._release_acknowledgements()
@@ -154,7 +155,7 @@ class Resync:
     def _sealed(self) -> None:
         copy, desk = self._copy, self._desk
         if copy is None:
-            self.phase = "over"
+            self._finish("over")
         elif copy.state == "syncing":
             self._ask_missed(copy)
         else:
@@ -255,11 +256,14 @@ class Resync:
             self._region_ended(region, end - first, how)
 
         copying = Equalise(desk, self._owner.balance, first, end, ended, only=self.name)
-        desk.tracker.begin((region,), desk.now_ns)
-        lock = self._owner.lock(first, end, exclusive=False, granted=copying.start)
+
+        def granted() -> None:
+            desk.tracker.begin((region,), desk.now_ns)
+            copying.start()
+
+        lock = self._owner.lock(first, end, exclusive=False, granted=granted)
         if lock is None:
             self._running.pop(region, None)
-            desk.tracker.end((region,))
             desk.later(desk.limits.retry_ns, self._pace)
         elif region in self._running:
             self._running[region] = lock

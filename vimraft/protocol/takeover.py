@@ -82,6 +82,7 @@ class TakeOver:
         desk = self._desk
         if not desk.ours:
             self.phase = "over"
+            self._owner.looks_no_more(self._look)
         elif self.phase == "sealing":
             self._look_at_seals()
         elif self.phase == "waiting" and desk.gate_open():
@@ -151,6 +152,7 @@ class TakeOver:
 
     def _serve(self) -> None:
         self.phase = "over"
+        self._owner.looks_no_more(self._look)
         self._desk.effects.append(Serving(self._desk.newest.epoch))
         self._owner.serve()
 

@@ -210,3 +210,15 @@ def test_segments_that_move_are_copied_whole_and_switched() -> None:
     assert world.stores[OSLO].data[C][2 * REGION_BYTES : 4 * REGION_BYTES] == b"a" * 2 * REGION_BYTES
     assert world.proposed[-1].command == MoveSegments(two().volume, 5, PARIS, A, ((OSLO, "b1"),))
     assert world.now >= S
+
+
+def test_clearing_a_region_that_a_resync_waits_for_is_no_harm() -> None:
+    world, resync = begin(away(""))
+    go(world, resync)
+    world.wait(1)
+    assert resync.phase == "promoting"
+    world.ask("flush")
+    world.now += 60 * S
+    world.renew()
+    world.read()
+    assert all(region.in_flight == 0 for region in world.owner.desk.tracker._regions.values())
