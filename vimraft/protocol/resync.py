@@ -77,7 +77,7 @@ class Resync:
         self._owner.looks(self._look)
         copy = self._copy
         if copy is None:
-            self.phase = "over"
+            self._finish("over")
         else:
             self._ask_all("seal", copy)
         return self._owner.end()

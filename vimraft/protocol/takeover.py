@@ -15,10 +15,12 @@ A restart of an owner is a takeover from itself (a new epoch), and goes the same
 from collections.abc import Iterable
 from typing import Literal
 
+from vimraft.core import commands
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.copying import Equalise
-from vimraft.protocol.maps import REGION_BYTES, Copy
+from vimraft.protocol.lease import OthersLease
+from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Effect, Serving
 from vimraft.protocol.writes import End
@@ -27,6 +29,15 @@ MAX_PARALLEL = 8
 """Regions being equalised at once."""
 Phase = Literal["sealing", "equalising", "flushing", "waiting", "over"]
 _NO_COPY = LocalName("")
+
+
+def claim(newest: VolumeMap, me: ManagerName, others: OthersLease, now_ns: int) -> commands.TakeOver | None:
+    """What to propose when the owner's lease has run out; None: not now. The log decides: it compares the
+    epoch, the owner and the stamp that was seen to run out."""
+    if newest.owner == me or newest.sole() or not others.ended(newest.owner, now_ns):
+        return None
+    stamp = others.stamp(newest.owner)
+    return commands.TakeOver(newest.volume, newest.epoch, newest.owner, stamp, me)
 
 
 class TakeOver:

@@ -14,11 +14,13 @@ from tests.unit.protocol.owner_world import (
     copy,
     two,
 )
-from vimraft.core.commands import Retire
+from vimraft.core import commands
+from vimraft.core.commands import LeaseStamp, Retire
 from vimraft.core.ids import ManagerName
 from vimraft.protocol.desk import OwnerRules
+from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap
-from vimraft.protocol.takeover import TakeOver
+from vimraft.protocol.takeover import TakeOver, claim
 
 ALL = OwnerRules()
 REMOTE = VolumeMap(two().volume, 10, 5, PARIS, SIZE, (copy(A, ROME), copy(B, OSLO)))
@@ -157,3 +159,14 @@ def test_stores_that_disagree_on_the_record_get_a_new_one() -> None:
     assert world.owner.desk.record == "5"
     handed = [one.record for one in world.stores[ROME].seen if one.kind == "hand_over"]
     assert handed == ["5"]
+
+
+def test_a_volume_is_claimed_when_its_owners_lease_has_run_out_by_the_stamp_that_did() -> None:
+    others = OthersLease(LEASE_NS)
+    stamp = LeaseStamp("p1", 3)
+    others.applied(PARIS, stamp, 0)
+    assert claim(REMOTE, ROME, others, LEASE_NS) is None
+    late = LEASE_NS * 5 // 4
+    assert claim(REMOTE, ROME, others, late) == commands.TakeOver(REMOTE.volume, 5, PARIS, stamp, ROME)
+    assert claim(REMOTE, PARIS, others, late) is None
+    assert claim(after(two(), B="stale"), ROME, others, late) is None, "a sole holder needs no lease"
