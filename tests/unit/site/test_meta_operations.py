@@ -77,9 +77,9 @@ class Manager(MetaOperations, ReadOperations):
 
 
 async def test_a_cluster_of_level_one_rises_when_all_are_heard_and_able(tmp_path):
-    manager = Manager(tmp_path, three_sites().state, m_osaka=2, m_nagoya=2)
+    manager = Manager(tmp_path, three_sites().state, m_osaka=levels.LATEST, m_nagoya=levels.LATEST)
     planned = await manager.upgrade(UpgradeRequest(plan=True), who="me", request_id=None)
-    assert (planned.before, planned.level, planned.planned) == (1, 2, True)
+    assert (planned.before, planned.level, planned.planned) == (1, levels.LATEST, True)
     assert manager.state.level == 1
     await manager.upgrade(UpgradeRequest(), who="me", request_id=None)
     assert manager.state.level == levels.LATEST
@@ -90,9 +90,13 @@ async def test_one_that_is_silent_or_of_an_older_release_holds_the_level(tmp_pat
     manager = Manager(tmp_path, three_sites().state, m_osaka=1)
     with pytest.raises(Refused) as refused:
         await manager.upgrade(UpgradeRequest(plan=plan), who="me", request_id=None)
-    assert refused.value.reason == CannotRead(2, ("m-nagoya", "m-osaka"))
+    assert refused.value.reason == CannotRead(levels.LATEST, ("m-nagoya", "m-osaka"))
     status = await manager.meta_status()
-    assert {row.name: row.reads for row in status.managers} == {"m-nagoya": None, "m-osaka": 1, "m-tokyo": 2}
+    assert {row.name: row.reads for row in status.managers} == {
+        "m-nagoya": None,
+        "m-osaka": 1,
+        "m-tokyo": levels.LATEST,
+    }
 
 
 async def test_a_backup_says_whether_a_quorum_confirmed_it(tmp_path):
