@@ -81,11 +81,11 @@ def _local_order(local_name: str) -> tuple[int, str]:
 def real_identifying(state: State, name: str = "", offset: int = 0, limit: int | None = None) -> Table:
     """Which local volumes lie on which LUN, and how many bytes of each lie there.
 
-    One row per local volume and LUN. A LUN that carries no local volume is shown too, as '-' with its
-    whole usable capacity: an administrator looks here for every LUN that the pool knows.
+    One row per local volume and LUN, of volumes in the trash as well. A LUN that carries no local volume is
+    shown too, as '-' with its whole usable capacity: an administrator looks here for every LUN of the pool.
     """
     on_real: dict[tuple[str, int], list[tuple[str, int]]] = {}
-    for volume in state.volumes.values():
+    for volume in (*state.volumes.values(), *state.trash.values()):
         for replica in volume.replicas:
             for key, size_bytes in _held_bytes(replica).items():
                 on_real.setdefault(key, []).append((replica.local_name, size_bytes))
