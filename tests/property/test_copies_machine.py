@@ -8,6 +8,7 @@ last one that says so; and no epoch comes twice under a name (INV-2 … INV-9). 
 shown too.
 """
 
+import hashlib
 import random
 from collections import Counter
 
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from tests.copies_cases import REMEMBERED, level_three
 from tests.core_cases import SITES, UNIT
+from tests.property.test_core_determinism import replayed
 from vimraft.core import (
     apply_copies,
     apply_moves,
@@ -196,12 +198,14 @@ class Run:
         self.state = self.other = level_three(units=30).state
         self.highest: dict[str, int] = {}
         self.seen: Counter[str] = Counter()
+        self.log: list[tuple[bytes, bytes]] = []
 
     def step(self, number: int) -> None:
         before, wanted = self.state, command(self.rng, self.state, number)
         request = Request("client", number + 1_000, number, "me", wanted)
         data = codec.encode_request(request, before.level)
         self.state, answer = apply(before, data)
+        self.log.append((data, answer))
         outcome = codec.decode_outcome(answer)
         assert codec.encode_outcome(plan(before, wanted, number), before.level) == answer
         assert check(self.state) == []
@@ -286,6 +290,20 @@ def test_copies_are_kept_apart_and_known_whatever_is_asked(seed: int) -> None:
     for number in range(COMMANDS):
         run.step(number)
     assert run.state.index > COMMANDS
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_log_gives_the_same_copies_under_any_hash_seed(seed: int) -> None:
+    print(f"seed {seed}")
+    run = Run(seed)
+    start = run.state
+    for number in range(COMMANDS):
+        run.step(number)
+    answers = hashlib.sha256(b"".join([answer for _, answer in run.log]))
+    expected = f"{codec.state_digest(run.state)} {answers.hexdigest()}"
+    lines = "\n".join([codec.encode_state(start).hex(), *[data.hex() for data, _ in run.log]])
+    for hash_seed in ("0", "1", "2"):
+        assert replayed(lines, hash_seed) == expected, f"PYTHONHASHSEED={hash_seed}"
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
