@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.core_cases import SITES, Tables, manager, three_sites
+from tests.core_cases import SITES, Tables, build, manager, three_sites
 from vimraft.core import codec, levels
 from vimraft.core.apply import apply
 from vimraft.core.commands import (
@@ -15,9 +15,11 @@ from vimraft.core.commands import (
     FormCluster,
     ReadsLevel,
     Rejected,
+    Rejoin,
     Request,
     SetLevel,
     SetManager,
+    TrashVolume,
 )
 from vimraft.core.reasons import CannotRead, Invalid, Malformed
 from vimraft.core.tables import Settings, State
@@ -130,3 +132,31 @@ def test_the_bytes_of_level_one_carry_nothing_that_it_did_not_know():
     first = codec.encode_request(request, levels.FIRST)
     assert b"level" not in first
     assert codec.decode_request(codec.encode_request(newer, levels.FIRST)) == request
+
+
+def test_a_cluster_of_level_two_rises_once_every_row_says_that_it_can():
+    tables = three_sites()
+    tables.applied(SetLevel(2, EVERYBODY))
+    tables.applied(build("v", 3))
+    rows = [msgspec.structs.replace(row, level=2) for row in tables.state.managers.values()]
+    tables.applied(SetManager(rows[0]))
+    assert tables.refused(SetLevel(levels.COPIES, EVERYBODY)) == CannotRead(levels.COPIES, (rows[0].name,))
+    tables.applied(SetManager(msgspec.structs.replace(rows[0], level=levels.COPIES)))
+    tables.applied(SetLevel(levels.COPIES))
+    tables.applied(Rejoin("m-tokyo", "one"))
+    assert tables.state.volumes["v"].lossy_epoch == 0
+
+
+@pytest.mark.parametrize("written_for", [1, 2])
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_commands_of_level_three_written_for_a_lower_one_mean_nothing(level, written_for):
+    tables = three_sites()
+    if level > 1:
+        tables.applied(SetLevel(level, EVERYBODY))
+    tables.applied(build("v", 3))
+    request = codec.encode_request(Request("c", 1, 0, "me", TrashVolume("v")), 3)
+    after, answer = apply(tables.state, bytes([written_for]) + request[1:])
+    outcome = codec.decode_outcome(answer)
+    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome.reason, Malformed)
+    assert after == tables.state._replace(index=tables.state.index + 1)
