@@ -105,11 +105,19 @@ class Site:
         words = ["setsid", "--fork", *self._inside(), *start.command]
         with self.log.open("ab") as log:
             done = subprocess.run(
-                words, env=start.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+                words,
+                env=start.environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
             )
         if done.returncode != 0:
             raise DrillError(f"{self.name}: {' '.join(words)}: exit {done.returncode}; see {self.log}")
-        manager = wait_for(lambda: self.find("manager"), HEALTHY_S, lambda: f"{self.name}: manager: {self.tail()}")
+        manager = wait_for(
+            lambda: self.find("manager"), HEALTHY_S, lambda: f"{self.name}: manager: {self.tail()}"
+        )
         pid_file = self.directory / "manager.pid"
         if self.namespace or pid_file.exists():  # deploy/quickstart looks there
             pid_file.write_text(f"{manager.pid}\n", encoding="ascii")
@@ -119,7 +127,7 @@ class Site:
         process and its children see."""
         if not self.namespace:
             return []
-        own = f"mount --bind {self.boot_id} /proc/sys/kernel/random/boot_id && exec \"$@\""
+        own = f'mount --bind {self.boot_id} /proc/sys/kernel/random/boot_id && exec "$@"'
         return [*in_namespace(self.namespace), "/bin/sh", "-c", own, "sh"]
 
     def tail(self) -> str:
@@ -154,7 +162,9 @@ class Cluster:
             return self.sites[name]
         except KeyError:
             known = ", ".join(self.sites)
-            raise DrillError(f"there is no site {name!r} in {self.directory}; its sites are {known}") from None
+            raise DrillError(
+                f"there is no site {name!r} in {self.directory}; its sites are {known}"
+            ) from None
 
     def others(self, site: Site) -> list[Site]:
         return [other for other in self.sites.values() if other is not site]
@@ -212,7 +222,11 @@ class Cluster:
                 status = self.status(site)
             except ApiProblem as problem:
                 return f"{site.name}: {problem}"
-            good = {s["name"] for s in status["sites"] if s["healthy"] and s["pid"]["export"] and s["pid"]["store"]}
+            good = {
+                s["name"]
+                for s in status["sites"]
+                if s["healthy"] and s["pid"]["export"] and s["pid"]["store"]
+            }
             if status["leader"] is None:
                 return f"{site.name} knows no leader"
             if missing := set(self.sites) - good:

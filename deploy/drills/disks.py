@@ -108,7 +108,9 @@ class DiskFull:
 
 class LostReal:
     name = "lost-real-volume"
-    summary = "a file-backed real volume is unplugged (--real): renamed, and its site's export and store reopen"
+    summary = (
+        "a file-backed real volume is unplugged (--real): renamed, and its site's export and store reopen"
+    )
     takes = frozenset({"real"})
 
     def prepare(self, cluster: Cluster, asked: Asked) -> tuple[str, dict[str, Any]]:
@@ -117,7 +119,9 @@ class LostReal:
         site.expect("manager")  # it is what starts export and store again
         aside = path.with_name(path.name + ".unplugged")
         if aside.exists():
-            raise DrillError(f"{aside} is in the way: it is left from another drill; look at both files by hand")
+            raise DrillError(
+                f"{aside} is in the way: it is left from another drill; look at both files by hand"
+            )
         planes = [list(site.expect(role)) for role in PLANES]
         return site.name, {"real": real, "path": str(path), "aside": str(aside), "planes": planes}
 
@@ -195,7 +199,9 @@ def _reals(cluster: Cluster, site: Site) -> list[dict[str, Any]]:
     try:
         return [real for real in cluster.status()["reals"] if real["site"] == site.name]
     except ApiProblem as problem:
-        raise DrillError(f"no manager says what real volumes {site.name} has ({problem}); start one") from None
+        raise DrillError(
+            f"no manager says what real volumes {site.name} has ({problem}); start one"
+        ) from None
 
 
 def _fill(ballast: Path) -> None:

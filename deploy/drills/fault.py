@@ -76,7 +76,15 @@ def start_keeper(kind: str, cluster: Cluster, record: Record, *, namespace: str 
     path = Records(cluster.directory).path(record.fault, record.site)
     program = Path(__file__).with_name("keeper.py")
     log = path.with_suffix(".log")
-    words = [*in_namespace(namespace), sys.executable, "-I", str(program), kind, str(cluster.directory), str(path)]
+    words = [
+        *in_namespace(namespace),
+        sys.executable,
+        "-I",
+        str(program),
+        kind,
+        str(cluster.directory),
+        str(path),
+    ]
     with log.open("wb") as errors:
         keeper = subprocess.Popen(
             words,
@@ -93,7 +101,9 @@ def start_keeper(kind: str, cluster: Cluster, record: Record, *, namespace: str 
         keeper.kill()
         keeper.wait()
         complaint = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise DrillError(f"{record.title}: its helper did not start: {(complaint or ['no reason given'])[-1]}")
+        raise DrillError(
+            f"{record.title}: its helper did not start: {(complaint or ['no reason given'])[-1]}"
+        )
     keeper.returncode = 0  # it outlives this process; whoever is its parent then reaps it
     found = identify(keeper.pid, str(path))
     record.details["keeper"] = list(found) if found is not None else []
@@ -103,7 +113,9 @@ def start_keeper(kind: str, cluster: Cluster, record: Record, *, namespace: str 
 def keeper_of(record: Record) -> str:
     """For `effect`."""
     words = record.details.get("keeper") or []
-    return "" if words and is_alive(from_list(words)) else "; its helper has ended: the fault is gone, heal it"
+    return (
+        "" if words and is_alive(from_list(words)) else "; its helper has ended: the fault is gone, heal it"
+    )
 
 
 def end_keeper(cluster: Cluster, record: Record) -> None:

@@ -215,7 +215,11 @@ def _list(arguments: list[str]) -> int:
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", default=default_directory(), help="the cluster's directory (%(default)s)"
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        default=default_directory(),
+        help="the cluster's directory (%(default)s)",
     )
 
 

@@ -144,7 +144,8 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, del
         far_reader, far_writer = await asyncio.open_connection(sock=far)
         writers.append(far_writer)
         pumps = [
-            asyncio.ensure_future(_pump(*pair, delay_s)) for pair in ((reader, far_writer), (far_reader, writer))
+            asyncio.ensure_future(_pump(*pair, delay_s))
+            for pair in ((reader, far_writer), (far_reader, writer))
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ import os
 import signal
 import struct
 import uuid
+from pathlib import Path
 from typing import Any
 
 from drills.clusters import PLANES, ApiProblem, Cluster, Site, Start, run, wait_for
@@ -58,7 +59,9 @@ class Kill:
 
     def effect(self, cluster: Cluster, record: Record) -> str:
         site = cluster[record.site]
-        return ", ".join(f"{role} {'runs' if site.find(role) else 'is away'}" for role in ("manager", *PLANES))
+        return ", ".join(
+            f"{role} {'runs' if site.find(role) else 'is away'}" for role in ("manager", *PLANES)
+        )
 
 
 class KillLeader(Kill):
@@ -83,16 +86,14 @@ class PowerLoss(Kill):
         if site.mounted.is_mount():
             _cut_power(site)
         super().apply(cluster, record)
-        if site.mounted.is_mount():
-            run(["umount", str(site.mounted)])
+        unmount_disk(site)
 
     def heal(self, cluster: Cluster, record: Record) -> None:
         site = cluster[record.site]
         for words in record.details["killed"]:
             end(from_list(words), signal.SIGKILL, KILL_S)
         if site.image.exists() and site.find("manager") is None:
-            if site.mounted.is_mount():
-                run(["umount", str(site.mounted)])
+            unmount_disk(site)
             mount_disk(site)
             site.boot_id.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
         super().heal(cluster, record)
@@ -121,9 +122,11 @@ class Pause:
         del cluster
         for process in _paused(record):
             if not send(process, signal.SIGSTOP):
-                raise DrillError(f"{record.site}: process {process.pid} ended before it could be stopped; try again")
-        for process in _paused(record):
-            wait_for(lambda process=process: is_stopped(process), KILL_S, lambda: f"process {process.pid} stopped")
+                raise DrillError(
+                    f"{record.site}: process {process.pid} ended before it could be stopped; try again"
+                )
+        stopped = _paused(record)
+        wait_for(lambda: all(map(is_stopped, stopped)), KILL_S, lambda: f"processes of {record.site} stopped")
 
     def heal(self, cluster: Cluster, record: Record) -> None:
         del cluster
@@ -158,6 +161,18 @@ def wait_serving(cluster: Cluster, site: Site) -> None:
 def mount_disk(site: Site) -> None:
     """Its own file system, from the image; recovers the journal of one that was cut off."""
     run(["mount", "-o", "loop", str(site.image), str(site.mounted)])
+
+
+def unmount_disk(site: Site) -> None:
+    """Waits for what was killed to let go of it."""
+    wait_for(lambda: _unmounted(site.mounted), KILL_S, lambda: f"{site.mounted} unmounted; see `fuser -m`")
+
+
+def _unmounted(mounted: Path) -> bool:
+    if mounted.is_mount():
+        with contextlib.suppress(DrillError):
+            run(["umount", str(mounted)])
+    return not mounted.is_mount()
 
 
 def _cut_power(site: Site) -> None:

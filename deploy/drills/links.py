@@ -61,9 +61,7 @@ class Partition:
 
 class SlowLink:
     name = "slow-link"
-    summary = (
-        "delay all that a site exchanges with the others (--delay-ms, each direction; --peer: with one), by a relay"
-    )
+    summary = "delay all that a site exchanges with the others (--delay-ms, each direction; --peer: with one), by a relay"
     takes = frozenset({"peer", "delay_ms"})
 
     def prepare(self, cluster: Cluster, asked: Asked) -> tuple[str, dict[str, Any]]:
@@ -126,7 +124,11 @@ def _peers(cluster: Cluster, site: Site, asked: Asked) -> list[str]:
 
 def _address_rules(table: str, peers: list[Site], *, one_way: bool) -> str:
     hosts = ", ".join(peer.host for peer in peers)
-    hear = "" if one_way else f"chain hear {{\n type filter hook input priority 0\n ip saddr {{ {hosts} }} drop\n}}\n"
+    hear = (
+        ""
+        if one_way
+        else f"chain hear {{\n type filter hook input priority 0\n ip saddr {{ {hosts} }} drop\n}}\n"
+    )
     send = f"chain send {{\n type filter hook output priority 0\n ip daddr {{ {hosts} }} drop\n}}\n"
     return f"table inet {table} {{\n{send}{hear}}}\n"
 
@@ -145,7 +147,7 @@ def port_rules(cluster: Cluster, record: Record) -> str:
     if not record.details["one_way"]:
         rules += ["tcp sport @own_there tcp dport @here drop", "tcp sport @there tcp dport @own_here drop"]
     lines = "\n".join(rules)
-    chain = f"chain cut {{\n type filter hook output priority 0\n oifname != \"lo\" accept\n{lines}\n}}\n"
+    chain = f'chain cut {{\n type filter hook output priority 0\n oifname != "lo" accept\n{lines}\n}}\n'
     return f"table inet {record.details['table']} {{\n{sets}{chain}}}\n"
 
 

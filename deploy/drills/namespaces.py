@@ -1,13 +1,13 @@
 """deploy/netns-cluster: each site in a network namespace of its own, on one bridge, with a disk of its own.
 
-    netns-cluster up [--sites N] [--dir DIR]     made, started, formed, with real volumes; run again: what is there
+    netns-cluster up [--sites N] [--dir DIR]     made, started, formed, with real volumes; may be repeated
     netns-cluster down [--dir DIR]               ended and removed, data included
     netns-cluster status [--dir DIR]             exit code 0 when healthy
 
 May live here: namespaces, links, disks, certificates and configuration of such a cluster, and its end.
 Raft runs over mutual TLS; API and block I/O are plain, which is all this release has, on a bridge that only
-this host reaches. Each site's data and real volumes lie on an ext4 of its own, a loop mount, so it can be filled
-and can lose power. This host is on the bridge as a client.
+this host reaches. Each site's data and real volumes lie on an ext4 of its own, a loop mount, so it can be
+filled and can lose power. This host is on the bridge as a client.
 Keeps: names of namespaces, bridge and addresses come from the directory, so clusters do not meet; `down` ends
 what is proven to be of this directory, and removes nothing that it did not make.
 """
@@ -28,7 +28,7 @@ from typing import Any
 
 from drills.clusters import CHECKOUT, ApiProblem, Cluster, Site, Start, run, wait_for
 from drills.faults import heal
-from drills.kills import mount_disk
+from drills.kills import mount_disk, unmount_disk
 from drills.processes import DrillError, end
 
 NAMES = ("tokyo", "osaka", "nagoya", "sendai", "kyoto", "sapporo", "fukuoka")
@@ -94,7 +94,9 @@ def up(directory: Path, sites: tuple[str, ...]) -> None:
     if (directory / "cluster.json").exists():
         cluster = Cluster(directory)
         if tuple(cluster.namespaces) != sites:
-            raise DrillError(f"{directory} is a cluster of {', '.join(cluster.namespaces)}; take it down first")
+            raise DrillError(
+                f"{directory} is a cluster of {', '.join(cluster.namespaces)}; take it down first"
+            )
     else:
         if directory.exists() and any(directory.iterdir()):
             raise DrillError(f"{directory} is not empty and no cluster of this command; give another --dir")
@@ -130,9 +132,8 @@ def down(directory: Path) -> int:
     if Path(f"/sys/class/net/{names.bridge}").exists():
         run(["ip", "link", "delete", names.bridge])
     if directory.exists() and (directory / "cluster.json").exists():
-        for mounted in directory.glob("*/disk"):
-            if mounted.is_mount():
-                wait_for(lambda mounted=mounted: _unmounted(mounted), KILL_S, lambda: f"{mounted} unmounted")
+        for site in Cluster(directory).sites.values():
+            unmount_disk(site)
         while directory.is_mount():
             run(["umount", str(directory)])
         shutil.rmtree(directory)
@@ -149,12 +150,6 @@ def end_site(site: Site) -> int:
     for process in site.processes():
         end(process, signal.SIGKILL, KILL_S)
     return len(before)
-
-
-def _unmounted(mounted: Path) -> bool:
-    with contextlib.suppress(DrillError):  # what was killed may still hold it for a moment
-        run(["umount", str(mounted)])
-    return not mounted.is_mount()
 
 
 def _status(directory: Path) -> int:
@@ -245,20 +240,26 @@ def _add_reals(cluster: Cluster, site: Site, storage: str) -> None:
     disks.mkdir(exist_ok=True)
     present = {real["id"] for real in cluster.status()["reals"]}
     if not any(real.startswith(f"{storage}:") for real in present):
-        _retried(cluster, "PUT", "/v1/storages", {"address": storage, "site": site.name, "uri": f"file://{disks}"})
+        _retried(
+            cluster, "PUT", "/v1/storages", {"address": storage, "site": site.name, "uri": f"file://{disks}"}
+        )
     for lun, volume_class, size_mib in ((0, "ssd", SSD_MIB), (1, "slow-hdd", HDD_MIB)):
         if f"{storage}:{lun}" in present:
             continue
         body = {"storage": storage, "lun": lun, "volume_class": volume_class, "size_bytes": size_mib << 20}
         job = _retried(cluster, "POST", "/v1/reals", body)
 
-        def ended(job: dict[str, Any] = job) -> dict[str, Any] | None:
-            found: dict[str, Any] = cluster.ask("GET", f"/v1/jobs/{job['id']}")
-            return found if found["state"] != "running" else None
-
-        done = wait_for(ended, STOP_S, lambda job=job: str(job["what"]))
+        done = _job_done(cluster, job["id"])
         if done["state"] != "done":
             raise DrillError(f"{done['what']}: {done['error']['message']}")
+
+
+def _job_done(cluster: Cluster, job_id: str) -> dict[str, Any]:
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = cluster.ask("GET", f"/v1/jobs/{job_id}")
+        return found if found["state"] != "running" else None
+
+    return wait_for(ended, STOP_S, lambda: f"job {job_id} done")
 
 
 def _retried(cluster: Cluster, method: str, path: str, body: object) -> Any:

@@ -1,13 +1,14 @@
 """Processes of a cluster, told by pid, start time and command line together.
 
-May live here: finding and signalling. Keeps: a signal goes through a pidfd that was opened before the identity
-was compared, so a pid that was given to something else since is never hit.
+May live here: finding and signalling. Keeps: a signal goes through a pidfd that was opened before the
+identity was compared, so a pid that was given to something else since is never hit.
 """
 
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,15 +96,17 @@ def environment(process: Identity) -> dict[str, str]:
     return {}
 
 
-def from_list(words: list[object]) -> Identity:
+def from_list(words: Sequence[object]) -> Identity:
     """As JSON gives it back."""
     pid, started, command = words
     assert isinstance(pid, int)
     assert isinstance(started, int)
-    assert isinstance(command, list)
+    assert isinstance(command, list | tuple)
     return Identity(pid, started, tuple(map(str, command)))
 
 
 def _state(pid: int) -> tuple[str, int]:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    fields = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    )
     return fields[0], int(fields[19])

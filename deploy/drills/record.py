@@ -1,7 +1,7 @@
 """What was injected, so that another process can heal it: one JSON file per fault in DIR/faults.
 
-May live here: the records and their files. Keeps: a record is written before its fault takes effect and removed
-only after it was healed, so there is never a fault without one.
+May live here: the records and their files. Keeps: a record is written before its fault takes effect and
+removed only after it was healed, so there is never a fault without one.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class Records:
     def save(self, record: Record) -> None:
         path = self.path(record.fault, record.site)
         part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8", opener=_private) as file:
+        with open(part, "w", encoding="utf-8", opener=_private) as file:
             json.dump(asdict(record), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
