@@ -1,0 +1,80 @@
+"""The clauses of the protocol, each a switch, all on. A mutation of the simulator turns one off, to show that
+the checkers notice what the clause is there for; nothing else ever does.
+
+May live here: the switches, and how the parts read them. Nobody may branch on anything but his own switch.
+"""
+
+from msgspec import Struct
+
+from vimraft.protocol.desk import OwnerRules
+
+
+class Rules(Struct, frozen=True, gc=False):
+    # stores
+    boot_binding: bool = True
+    """A store in another boot than the tables name refuses everything."""
+    epoch_compare: bool = True
+    """Data are accepted for the exact epoch only, from its owner."""
+    session_compare: bool = True
+    """Only of the newest session, after the older one has drained."""
+    drain_at_seal: bool = True
+    """A store has sealed when nothing older is under way in its backends."""
+    durable_seal_floor: bool = True
+    """A restart does not forget a seal."""
+    intent_before_data: bool = True
+    """A region's mark is durable before its data are written."""
+    retag_on_newer_epoch: bool = True
+    """An active region is marked again when it is written in a newer epoch."""
+    owner_only_clearing: bool = True
+    """A store does not clear regions by itself when it has flushed."""
+    doubt_after_failed_flush: bool = True
+    """A copy that could not flush is neither flushed again nor read, until it is out of step."""
+    reopen_on_restart: bool = True
+    """The life of an owner begins with an epoch of its own; a store refuses a second life in one epoch."""
+    # owners
+    hold_before_own_promotion: bool = True
+    retire_before_ack: bool = True
+    retire_needs_complete_replica: bool = True
+    returning_own_regions: bool = True
+    shared_read_lock: bool = True
+    equalise_after_eio: bool = True
+    equalise_at_takeover: bool = True
+    seal_before_serving: bool = True
+    check_lease: bool = True
+    wait_for_retired_side: bool = True
+    lossy_mark: bool = True
+    """A flush of every session that survived a loss fails once."""
+    durable_sole_holder_mark: bool = True
+    """As `SoleHolderRight(durable=…)`."""
+    # whoever proposes, and caches
+    stamp_compare: bool = True
+    """A takeover names the lease stamp that was seen to run out."""
+    fill_tokens: bool = True
+    """A cache drops a fill whose region was invalidated meanwhile."""
+
+
+ALL_RULES = Rules()
+NAMES = Rules.__struct_fields__
+
+
+def without(name: str) -> Rules:
+    """All rules but this one."""
+    assert name in NAMES, f"there is no rule {name}"
+    return Rules(**{name: False})
+
+
+def owner_rules(rules: Rules) -> OwnerRules:
+    """As the owner's machine takes them."""
+    return OwnerRules(
+        check_lease=rules.check_lease,
+        wait_for_retired_side=rules.wait_for_retired_side,
+        retire_before_ack=rules.retire_before_ack,
+        retire_needs_complete=rules.retire_needs_complete_replica,
+        hold_before_promotion=rules.hold_before_own_promotion,
+        shared_read_lock=rules.shared_read_lock,
+        equalise_after_eio=rules.equalise_after_eio,
+        lossy_flush_fails=rules.lossy_mark,
+        equalise_at_takeover=rules.equalise_at_takeover,
+        seal_before_serving=rules.seal_before_serving,
+        returning_own_regions=rules.returning_own_regions,
+    )
