@@ -86,27 +86,27 @@ class Chaos:
                     self._cluster, name, site, first, BLOCKS_PER_WRITER, self._run_id, self._valve
                 )
                 self._writers.append(writer)
-        for thread in (*self._writers, self._changer):
+        for thread in self._clients():
             thread.start()
 
     def _round(self) -> None:
         now = Round(len(self.report.rounds) + 1, time.time())
         self.report.rounds.append(now)
-        clients = (*self._writers, self._changer)
+        clients = self._clients()
         writes_before = sum(client.seen.writes for client in clients)
         for client in clients:
             client.seen.longest_s = 0.0
         chosen = self._choose()
         calm_s, hold_s = self._random.uniform(*CALM_S), self._random.uniform(*HOLD_S)
         self._valve.open()
-        self._wait(calm_s)
+        time.sleep(calm_s)
         for fault in chosen:
             self._inject(fault)
-        self._wait(hold_s)
+        time.sleep(hold_s)
         self._heal(now, chosen)
         now.faults = chosen
         now.violations += checks.all_healed(self._cluster)
-        self._wait(calm_s)  # and go on being served
+        time.sleep(calm_s)  # and go on being served
         self._valve.shut()
         self._await_quiet(now)
         self._check(now)
@@ -183,7 +183,7 @@ class Chaos:
 
     def _await_quiet(self, now: Round) -> None:
         deadline_s = time.monotonic() + QUIET_S
-        for client in (*self._writers, self._changer):
+        for client in self._clients():
             if not client.quiet.wait(max(0.0, deadline_s - time.monotonic())):
                 now.violations.append(
                     f"{client.name} still waits for an answer {QUIET_S:.0f} s after healing"
@@ -199,9 +199,12 @@ class Chaos:
             now.violations += wrong
         except ApiProblem as problem:
             now.violations.append(f"no manager answers although all is healed: {problem}")
-        for client in (*self._writers, self._changer):
+        for client in self._clients():
             now.violations += client.seen.violations
             client.seen.violations = []
+
+    def _clients(self) -> list[Writer | Changer]:
+        return [*self._writers, self._changer]
 
     def _sum_up(self) -> None:
         report, seen = self.report, [writer.seen for writer in self._writers]
@@ -210,14 +213,11 @@ class Chaos:
         report.verified_reads = sum(each.reads for each in seen)
         report.acknowledged_changes = self._changer.seen.writes
         report.failed_requests = sum(each.errors for each in seen) + self._changer.seen.errors
-        report.last_errors = {c.name: c.seen.last_errors for c in (*self._writers, self._changer)}
+        report.last_errors = {c.name: c.seen.last_errors for c in self._clients()}
         report.blocks_checked = sum(each.blocks_checked for each in report.rounds)
         report.violations = [
             f"round {each.number}: {text}" for each in report.rounds for text in each.violations
         ]
-
-    def _wait(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 def main(arguments: list[str]) -> int:

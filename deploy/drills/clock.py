@@ -1,7 +1,7 @@
 """The wall clock of a site's manager jumps, while it runs. By libfaketime, since a clock belongs to the host.
 
-May live here: starting the manager under libfaketime, and moving its clock. Only CLOCK_REALTIME of the manager
-jumps; what counts monotonic or boot time (all leases) does not, as on a host whose clock is set.
+May live here: starting the manager under libfaketime, and moving its clock. Only CLOCK_REALTIME of the
+manager jumps; what counts monotonic or boot time (all leases) does not, as on a host whose clock is set.
 Keeps: the host's clock is never touched.
 """
 
@@ -24,8 +24,8 @@ LIBRARY = "faketime/libfaketime.so.1"
 class ClockJump:
     name = "clock-jump"
     summary = (
-        "the manager's wall clock jumps by --by seconds (or -N back) while it runs; it is restarted before, under "
-        "libfaketime; export and store go on"
+        "the manager's wall clock jumps by --by seconds (-N: back) while it runs, under libfaketime (it is "
+        "restarted for that); export and store go on"
     )
     takes = frozenset({"by_s"})
 

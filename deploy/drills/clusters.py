@@ -87,8 +87,8 @@ class Site:
         found = self.find(role)
         if found is None:
             raise DrillError(
-                f"{self.name}: its {role} does not run, so there is nothing to do this to; see `status` of the "
-                f"faults that were injected, and {self.log}"
+                f"{self.name}: its {role} does not run, so there is nothing to do this to; see `status` of "
+                f"the faults that were injected, and {self.log}"
             )
         return found
 

@@ -2,8 +2,8 @@
 
 May live here: what is done to file-backed real volumes, and to the file system of a site. Two mechanisms:
 strace injects a delay or an error into the calls that export and store make on the real volume's file (and no
-other call; it slows those processes a little while attached), since neither device mapper nor a swap to another
-backend is possible under a running cluster; and a ballast file fills the site's own file system.
+other call; it slows those processes a little while attached), since neither device mapper nor a swap to
+another backend is possible under a running cluster; and a ballast file fills the site's own file system.
 Keeps: no byte of a real volume is changed.
 """
 
@@ -190,8 +190,8 @@ def include(cluster: Cluster, real: str) -> None:
         wait_for(included, INCLUDE_S, lambda: f"{real} in use again")
     except DrillError as error:
         raise DrillError(
-            f"{error}: the disk is well again, but the cluster does not take it; see `vimraft status`, heal other "
-            f"faults, then `vimraft real include {real}`"
+            f"{error}: the disk is well again, but the cluster does not take it; see `vimraft status`, heal "
+            f"other faults, then `vimraft real include {real}`"
         ) from None
 
 

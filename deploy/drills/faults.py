@@ -29,13 +29,17 @@ ALL = ("manager", "export", "store")
 FAULTS: dict[str, Fault] = {
     fault.name: fault
     for fault in (
-        Kill("kill-manager", ("manager",), "SIGKILL to the manager; export and store serve on; heal starts it"),
+        Kill(
+            "kill-manager", ("manager",), "SIGKILL to the manager; export and store serve on; heal starts it"
+        ),
         Pause("pause-manager", ("manager",), "SIGSTOP to the manager; heal continues it"),
-        Kill("kill-export", ("export",), "SIGKILL to what clients attach to; the manager starts it again"),
+        Kill("kill-export", ("export",), "SIGKILL to what clients attach to; its manager starts it again"),
         Pause("pause-export", ("export",), "SIGSTOP to what clients attach to"),
-        Kill("kill-store", ("store",), "SIGKILL to what other sites' owners talk to; the manager starts it again"),
-        Pause("pause-store", ("store",), "SIGSTOP to what other sites' owners talk to"),
-        KillLeader("kill-leader", ("manager",), "SIGKILL to the manager that leads the log (no --site needed)"),
+        Kill("kill-store", ("store",), "SIGKILL to what owners at other sites talk to; started again"),
+        Pause("pause-store", ("store",), "SIGSTOP to what owners at other sites talk to"),
+        KillLeader(
+            "kill-leader", ("manager",), "SIGKILL to the manager that leads the log (no --site needed)"
+        ),
         Kill("kill-site", ALL, "SIGKILL to manager, export and store; heal starts the site"),
         Pause("pause-site", ALL, "SIGSTOP to manager, export and store"),
         Partition(),
@@ -54,11 +58,13 @@ FAULTS: dict[str, Fault] = {
         LostReal(),
         ClockJump(),
         PowerLoss(
-            "power-loss", ALL, "the site's processes die at once, and its file system with all that was not synced "
-            "(netns-cluster; on loopback the page cache survives, so only crash and restart are shown)"
+            "power-loss",
+            ALL,
+            "all of a site dies at once, and its file system with what was not synced (netns-cluster; on loopback "
+            "the page cache survives, so only crash and restart are shown)",
         ),
     )
-}  # fmt: skip
+}
 OPTIONS = {
     "peer": ("--peer", {"metavar": "SITE", "default": "", "help": "only the link to this site"}),
     "one_way": ("--one-way", {"action": "store_true", "help": "only what --site sends is lost"}),

@@ -117,7 +117,7 @@ async def relay(cluster: Cluster, record: Record, path: Path) -> None:
     ready()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    while path.exists() and not stop.is_set():
+    while path.exists() and not stop.is_set():  # noqa: ASYNC240 - a look at a local directory
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RECORD_POLL_S)
     unload(namespace, record.details["table"])

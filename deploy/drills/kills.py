@@ -1,6 +1,6 @@
 """Faults of processes: killed, paused, a whole site lost, its power cut.
 
-May live here: SIGKILL, SIGSTOP and starting again. Keeps: a manager is started again exactly as it was started
+May live here: SIGKILL, SIGSTOP and starting again. Keeps: a manager is started again exactly as it was
 (command line, environment, namespace), and what the fault stopped is continued even if its site is sick.
 """
 

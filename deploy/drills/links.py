@@ -61,15 +61,18 @@ class Partition:
 
 class SlowLink:
     name = "slow-link"
-    summary = "delay all that a site exchanges with the others (--delay-ms, each direction; --peer: with one), by a relay"
+    summary = (
+        "delay all that a site exchanges with the others, or with one (--peer), by --delay-ms in each "
+        "direction, through a relay"
+    )
     takes = frozenset({"peer", "delay_ms"})
 
     def prepare(self, cluster: Cluster, asked: Asked) -> tuple[str, dict[str, Any]]:
         site = asked_site(cluster, asked)
         if asked.peer and not cluster.by_address:
             raise DrillError(
-                "slow-link --peer: on loopback a connection's site cannot be told when it is made; leave --peer "
-                "out (all connections to this site are slow), or use a cluster of deploy/netns-cluster"
+                "slow-link --peer: on loopback a connection's site cannot be told when it is made; leave "
+                "--peer out (all connections to this site are slow), or use a cluster of deploy/netns-cluster"
             )
         if not 0 <= asked.delay_ms <= MAX_DELAY_MS:
             raise DrillError(f"--delay-ms {asked.delay_ms}: 1 to {MAX_DELAY_MS}")
@@ -141,7 +144,8 @@ def port_rules(cluster: Cluster, record: Record) -> str:
     kinds = "type inet_service\n"
     sets = (
         f"set own_here {{ {kinds} }}\nset own_there {{ {kinds} }}\n"
-        f"set here {{ {kinds} elements = {{ {here} }}\n }}\nset there {{ {kinds} elements = {{ {there} }}\n }}\n"
+        f"set here {{ {kinds} elements = {{ {here} }}\n }}\n"
+        f"set there {{ {kinds} elements = {{ {there} }}\n }}\n"
     )
     rules = ["tcp sport @own_here tcp dport @there drop", "tcp sport @here tcp dport @own_there drop"]
     if not record.details["one_way"]:

@@ -1,7 +1,7 @@
 """The report of a chaos run: JSON, and the same as a timeline for people (FILE with `.txt` added).
 
-May live here: what is collected and how it is written. Keeps: written after every round, so a run that is cut off
-leaves what it saw.
+May live here: what is collected and how it is written. Keeps: written after every round, so a run that is cut
+off leaves what it saw.
 """
 
 import datetime
@@ -110,8 +110,8 @@ def _round(each: Round) -> list[str]:
     worst = max((pause.seconds for pause in each.pauses), default=0.0)
     verdict = f"{len(each.violations)} VIOLATIONS" if each.violations else "good"
     lines.append(
-        f"{_clock(each.ended_s)}   {verdict}: {each.writes} writes, {each.blocks_checked} blocks checked, longest "
-        f"pause {worst:.2f} s"
+        f"{_clock(each.ended_s)}   {verdict}: {each.writes} writes, {each.blocks_checked} blocks checked, "
+        f"longest pause {worst:.2f} s"
     )
     return lines + [f"    VIOLATION {text}" for text in each.violations]
 

@@ -1,7 +1,7 @@
 """Verified I/O and metadata changes under chaos: clients in threads.
 
-May live here: a writer with its connection, and one that builds and deletes volumes; what they saw. They go on
-through every error. Keeps: a lost connection or an error leaves an outcome unknown, never failed; what was
+May live here: a writer with its connection, and one that builds and deletes volumes; what they saw. They go
+on through every error. Keeps: a lost connection or an error leaves an outcome unknown, never failed; what was
 answered is held against `blocks` at once.
 """
 
