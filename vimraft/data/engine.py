@@ -17,7 +17,17 @@ from typing import Literal
 
 from vimraft.data.drain import Drain, drain_all
 from vimraft.data.errors import OlderMap, OpenError, PeerLost
-from vimraft.data.feed import IoCounters, MapUpdate, PeerSpec, Problem, Role, VolumeMap
+from vimraft.data.feed import (
+    Decided,
+    IoCounters,
+    Leases,
+    MapUpdate,
+    MoveOwnerTo,
+    PeerSpec,
+    Problem,
+    Role,
+    VolumeMap,
+)
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.real_table import RealTable
@@ -196,6 +206,15 @@ class Plane:
         for gate in tuple(self._volumes.values()):
             if gate.plan.needs_lease:
                 gate.wake()
+
+    def note_leases(self, leases: Leases) -> None:
+        """For the owners of volumes with copies; there is none in this process."""
+
+    def note_decided(self, decided: Decided) -> None:
+        """As above."""
+
+    def move_owner(self, wanted: MoveOwnerTo) -> None:
+        """As above."""
 
     def reopen_missing(self) -> None:
         """Called about once a second; does not wait."""

@@ -14,6 +14,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from vimraft.protocol import maps
+from vimraft.protocol.owner_effects import Command
+
 MAX_FRAME_BYTES = 256 << 20
 Role = Literal["export", "store"]
 
@@ -27,6 +30,16 @@ class PlaneSegment(Struct, frozen=True, gc=False, array_like=True):
     real: str
     real_offset: int
     manager: str
+
+
+class CopiesMap(Struct, frozen=True):
+    """Of a volume with several copies, or with one that is moving: what its owner and its stores go by."""
+
+    map: maps.VolumeMap
+    segments: dict[str, tuple[PlaneSegment, ...]]
+    """By copy ("A+": where A is moving to), only those at this manager's sites."""
+    boots: dict[str, str]
+    """Of the managers that have segments of it, as the tables bind them."""
 
 
 class VolumeMap(Struct, frozen=True):
@@ -48,6 +61,8 @@ class VolumeMap(Struct, frozen=True):
     read_only: bool
     local_name: str
     segments: tuple[PlaneSegment, ...]
+    copies: CopiesMap | None = None
+    """Not None: `segments` is empty, and the machines of vimraft.protocol serve the volume."""
 
 
 class BackendSpec(Struct, frozen=True):
@@ -110,6 +125,38 @@ class Quit(Struct, frozen=True, tag=True):
     """Finish what runs, flush, exit: clean shutdown."""
 
 
+class LeaseRow(Struct, frozen=True, array_like=True):
+    """The last renewal of a manager that the tables have; `installed_index` came with it."""
+
+    manager: str
+    incarnation: str
+    counter: int
+    installed_index: int
+
+
+class Leases(Struct, frozen=True, tag=True):
+    """The lease table as of `index`; to the export only, in order with the maps."""
+
+    index: int
+    rows: tuple[LeaseRow, ...]
+
+
+class Decided(Struct, frozen=True, tag=True):
+    """What became of a Proposal; sent once, when it is known, after the map that it brought."""
+
+    token: int
+    applied: bool
+    reason: str = ""
+
+
+class MoveOwnerTo(Struct, frozen=True, tag=True):
+    """Give the volume to another manager in good order, then answer MoveDone(token)."""
+
+    token: int
+    volume: str
+    new_owner: str
+
+
 class Hello(Struct, frozen=True, tag=True):
     role: Role
     pid: int
@@ -147,6 +194,32 @@ class IoCounters(Struct, frozen=True):
     forwarded: int = 0
 
 
+class CopyStatus(Struct, frozen=True):
+    """One copy as its owner sees it. Bytes and regions since the resync began; `phase` "" = none runs."""
+
+    name: str
+    state: str
+    phase: str = ""
+    regions: int = 0
+    left: int = 0
+    copied_bytes: int = 0
+    full: bool = False
+    reads: int = 0
+    writes: int = 0
+
+
+class CopiesStatus(Struct, frozen=True):
+    """A volume with copies at its owner."""
+
+    epoch: int
+    takeover: str
+    """Phase of it; "over": it serves."""
+    copies: tuple[CopyStatus, ...]
+    hold_us: int = 0
+    """Of the last map change."""
+    longest_hold_us: int = 0
+
+
 class Stats(Struct, frozen=True, tag=True):
     """Once a second."""
 
@@ -154,6 +227,7 @@ class Stats(Struct, frozen=True, tag=True):
     reals: dict[str, IoCounters]
     held: int
     """Requests waiting in a hold now."""
+    copies: dict[str, CopiesStatus] = {}
 
 
 class Problem(Struct, frozen=True, tag=True):
@@ -164,8 +238,30 @@ class Problem(Struct, frozen=True, tag=True):
     message: str
 
 
-ToPlane = Welcome | MapUpdate | LeaseUntil | Hold | Unhold | Quit
-FromPlane = Hello | Installed | Held | Stats | Problem
+class Proposal(Struct, frozen=True, tag=True):
+    """Propose this until it is decided, under one id: (instance of Hello, token)."""
+
+    token: int
+    command: Command
+
+
+class MoveDone(Struct, frozen=True, tag=True):
+    token: int
+    moved: bool
+    message: str = ""
+
+
+class Boot(Struct, frozen=True, tag=True):
+    """From the store, after its first map and when it changes: the life of the page cache, and the ids of
+    the write-intent records here."""
+
+    boot: str
+    records: tuple[tuple[str, str], ...] = ()
+    """(volume, record id)"""
+
+
+ToPlane = Welcome | MapUpdate | LeaseUntil | Leases | Decided | MoveOwnerTo | Hold | Unhold | Quit
+FromPlane = Hello | Installed | Held | Stats | Problem | Proposal | MoveDone | Boot
 
 _encoder = msgspec.msgpack.Encoder()
 to_plane = msgspec.msgpack.Decoder(ToPlane)

@@ -23,7 +23,19 @@ from typing import Protocol
 
 from vimraft.data import feed
 from vimraft.data.errors import OlderMap
-from vimraft.data.feed import FromPlane, Hold, IoCounters, MapUpdate, Problem, Role, Unhold, Welcome
+from vimraft.data.feed import (
+    Decided,
+    FromPlane,
+    Hold,
+    IoCounters,
+    Leases,
+    MapUpdate,
+    MoveOwnerTo,
+    Problem,
+    Role,
+    Unhold,
+    Welcome,
+)
 
 MAX_QUEUED = 256
 """Messages that wait for the installer; a manager that sends more is hung up on, and the whole map it then
@@ -55,6 +67,9 @@ class FedEngine(Protocol):
     def release(self, token: int) -> None: ...
     def meet_manager(self, incarnation: str) -> None: ...
     def set_lease(self, boottime_ns: int) -> None: ...
+    def note_leases(self, leases: Leases) -> None: ...
+    def note_decided(self, decided: Decided) -> None: ...
+    def move_owner(self, wanted: MoveOwnerTo) -> None: ...
     def reopen_missing(self) -> None: ...
     def problems(self) -> list[Problem]: ...
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]: ...
@@ -89,7 +104,7 @@ class Conversation:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-Ordered = Welcome | MapUpdate | Hold | Unhold
+Ordered = Welcome | MapUpdate | Leases | Decided | MoveOwnerTo | Hold | Unhold
 
 
 class Installer:
@@ -192,6 +207,12 @@ class Installer:
                 return feed.Held(message.token)
             case Unhold():
                 engine.release(message.token)
+            case Leases():
+                engine.note_leases(message)
+            case Decided():
+                engine.note_decided(message)
+            case MoveOwnerTo():
+                engine.move_owner(message)
             case Welcome():
                 self._log("feed.welcome", manager=message.manager, incarnation=message.incarnation)
                 engine.meet_manager(message.incarnation)
