@@ -25,7 +25,10 @@ class Workload(NamedTuple):
     pattern: Pattern
     block_bytes: int
     depth: int
+    """Of each connection."""
     connections: int = 1
+    fsync: bool = False
+    """A flush after each write; latencies are the writes' alone."""
 
     def __str__(self) -> str:
         kind = {"read": "sequential read", "write": "sequential write", "randread": "random read"}
@@ -38,7 +41,8 @@ class Workload(NamedTuple):
             else f"{self.block_bytes >> 10} KiB"
         )
         many = f"{self.connections} connections" if self.connections > 1 else "one connection"
-        return f"{size} {name}, depth {self.depth}, {many}"
+        flushed = " and fsync" if self.fsync else ""
+        return f"{size} {name}{flushed}, depth {self.depth}, {many}"
 
 
 class Area(NamedTuple):
@@ -48,16 +52,32 @@ class Area(NamedTuple):
     first_byte: int
     length_bytes: int
 
+    @property
+    def engine(self) -> tuple[str, ...]:
+        return ("--ioengine=nbd", f"--uri={self.uri}")
+
+
+class RbdArea(NamedTuple):
+    """The part of an image of a Ceph cluster that is read or written (fio finds it by CEPH_CONF)."""
+
+    pool: str
+    image: str
+    first_byte: int
+    length_bytes: int
+
+    @property
+    def engine(self) -> tuple[str, ...]:
+        return ("--ioengine=rbd", f"--pool={self.pool}", f"--rbdname={self.image}", "--clientname=admin")
+
 
 def arguments(
-    workload: Workload, area: Area, seconds: float, output: Path, processor: int | None = None
+    workload: Workload, area: Area | RbdArea, seconds: float, output: Path, processor: int | None = None
 ) -> list[str]:
     """Output goes to a file: fio's NBD engine writes lines of its own to stdout."""
     return [
         FIO,
         "--name=bench",
-        "--ioengine=nbd",
-        f"--uri={area.uri}",
+        *area.engine,
         f"--rw={workload.pattern}",
         f"--bs={workload.block_bytes}",
         f"--iodepth={workload.depth}",
@@ -67,6 +87,7 @@ def arguments(
         f"--size={area.length_bytes}",
         "--time_based",
         f"--runtime={max(1, round(seconds * 1000))}ms",
+        *(["--fsync=1"] if workload.fsync else []),
         "--norandommap",
         "--randrepeat=1",
         "--lat_percentiles=1",
@@ -79,7 +100,7 @@ def arguments(
 
 
 def run(
-    workload: Workload, area: Area, seconds: float, scratch: Path, processor: int | None = None
+    workload: Workload, area: Area | RbdArea, seconds: float, scratch: Path, processor: int | None = None
 ) -> Sample:
     """`processor`: the only one that fio uses. Raises FioError."""
     output = scratch / "fio.json"

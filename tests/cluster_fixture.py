@@ -230,11 +230,25 @@ class Cluster:
             self.add_real(name, 1, "ssd", size_mib)
             self.add_real(name, 2, "slow-hdd", size_mib)
 
-    def build(self, name: str, size_mib: int, *, sites: tuple[str, ...], volume_class: str = "ssd") -> None:
+    def build(
+        self,
+        name: str,
+        size_mib: int,
+        *,
+        sites: tuple[str, ...],
+        volume_class: str = "ssd",
+        copies: int = 1,
+    ) -> None:
         """Built, and attachable at every running site."""
         with self.client() as client:
             client.build_volume(
-                BuildRequest(name=name, size_bytes=size_mib * MIB, volume_class=volume_class, sites=sites)
+                BuildRequest(
+                    name=name,
+                    size_bytes=size_mib * MIB,
+                    volume_class=volume_class,
+                    sites=sites,
+                    copies=copies,
+                )
             )
 
     def uri_parts(self, volume: str, site: str) -> tuple[str, int, str]:
