@@ -1,7 +1,7 @@
 """Volumes with two copies: what a write costs beside Ceph RBD with two copies.
 
-May live here: the parts of `bench/copies`. Three sites on loopback, copies at two of them, the client attached
-at the owner's. Ceph's client library sends to its OSDs itself, so no hop is spared here that it has.
+May live here: the parts of `bench/copies`. Three sites on loopback, copies at two of them, the client
+attached at the owner's. Ceph's client library sends to its OSDs itself, so no hop is spared here that it has.
 """
 
 import argparse
