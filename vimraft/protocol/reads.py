@@ -1,8 +1,9 @@
 """Reads at the owner: of one in-sync copy, tried again at another one on error.
 
 May live here: the life of one read from when it is sent. Keeps INV-4 and INV-5: it is sent only while the
-owner may serve reads, checked after it arrived; to in-sync copies of the installed map, under the shared
-lock.
+owner may serve reads, checked after it arrived, and answered only while it still may: a message may lie about
+for long before a store that knows nothing newer reads for it. It goes to in-sync copies of the installed map,
+under the shared lock.
 
 A read that spans stores is followed piece by piece: a piece that failed is read from another copy, which may
 have it at other stores.
@@ -103,6 +104,11 @@ class Read:
             self.send()
 
     def _end(self) -> None:
+        if self._rightful and not self._desk.may_read():
+            self._found.clear()
+            self._wait = [(self.first, self.end)]
+            self.send()
+            return
         self._found.sort()
         data = self._found[0][1] if len(self._found) == 1 else b"".join(part for _, part in self._found)
         self._over(data)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.unit.protocol.owner_world import LEASE_NS, OSLO, PARIS, ROME, A, B, S, World, after, copy, two
 from vimraft.core.commands import Retire
+from vimraft.protocol.asks import Answer
 from vimraft.protocol.desk import OwnerRules
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap
 from vimraft.protocol.owner_effects import Installed, Invalidate
@@ -276,6 +277,30 @@ def test_a_read_waits_for_the_lease() -> None:
     assert world.how(late) is None
     world.wait(30.1)
     assert world.how(late) == "failed"
+
+
+def test_a_read_whose_answer_comes_after_the_lease_is_not_given() -> None:
+    """The store may have read long after it was asked, when another owner had acknowledged newer data."""
+    world = World(two())
+    world.write(1)
+    for store in world.stores.values():
+        store.how = lambda request: "silent"
+    request = world.read()
+    store, asked = next(
+        (name, seen.seen[-1])
+        for name, seen in world.stores.items()
+        if seen.seen and seen.seen[-1].kind == "read"
+    )
+    world.now += LEASE_NS
+    late = Answer(asked.number, "done", world.stores[store].boot, bytes([1]) * 4096)
+    world.run(world.owner.answer(store, late, world.now))
+    assert world.how(request) is None
+    for fake in world.stores.values():
+        fake.how = lambda request: "done"
+    world.stores[store].data[asked.copy][0] = 2
+    world.renew()
+    world.run(world.owner.leases_changed({}, world.now))
+    assert world.how(request) == "done"
 
 
 def test_a_sole_holder_reads_without_a_lease() -> None:
