@@ -18,13 +18,17 @@ from typing import Literal
 from vimraft.data.drain import Drain, drain_all
 from vimraft.data.errors import OlderMap, OpenError, PeerLost
 from vimraft.data.feed import (
+    Boot,
     Decided,
+    FromPlane,
     IoCounters,
     Leases,
     MapUpdate,
+    MoveDone,
     MoveOwnerTo,
     PeerSpec,
     Problem,
+    Proposal,
     Role,
     VolumeMap,
 )
@@ -51,6 +55,7 @@ def host_boot_id() -> str:
 class Plane:
     def __init__(
         self, role: Role, manager: str, *, opener: Opener = open_labelled, parallel: bool = False,
+        copies_dir: Path = Path("copies"),
         report: Callable[[Problem], None] = lambda _problem: None,
         log: Callable[..., None] = lambda _event, **_fields: None,
     ) -> None:  # fmt: skip
@@ -60,6 +65,10 @@ class Plane:
         self.boot_id = host_boot_id()
         self.installed_index = -1
         self.report = report
+        self.tell: Callable[[Proposal | MoveDone | Boot], None] = lambda _message: None
+        """To the manager, whenever there is one."""
+        self.copies_dir = copies_dir
+        """Where records and marks of volumes with copies are kept; the same for export and store."""
         self.lease = Lease()
         self.stopping = False
         self.sessions = SessionTable()
@@ -355,6 +364,10 @@ class Plane:
     def problems(self) -> list[Problem]:
         """Real volumes that cannot be opened now: for a manager that has just connected."""
         return self._reals.problems()
+
+    def untold(self) -> list[FromPlane]:
+        """What a manager that has just connected must be told again: it may never have heard of it."""
+        return []
 
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:

@@ -139,6 +139,8 @@ class Leases(Struct, frozen=True, tag=True):
 
     index: int
     rows: tuple[LeaseRow, ...]
+    lease_ms: int = 4_000
+    """Of the cluster's settings."""
 
 
 class Decided(Struct, frozen=True, tag=True):

@@ -7,6 +7,7 @@ never waits for a volume: what may take long goes to the installer, in order.
 
 import contextlib
 import os
+import queue
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from vimraft.data import feed
-from vimraft.data.feed import FrameError, LeaseUntil, Problem, Quit, ToPlane
+from vimraft.data.feed import FrameError, FromPlane, LeaseUntil, Problem, Quit, ToPlane
 from vimraft.data.installer import Conversation, FedEngine, Installer
 
 DIAL_FIRST_S = 0.05
@@ -25,6 +26,8 @@ DIAL_LAST_S = 1.0
 STATS_PERIOD_S = 1.0
 MAX_PROBLEMS = 256
 """Problems kept for a manager that is away."""
+MAX_TOLD = 4_096
+"""Messages that wait for the thread that sends them."""
 OLDER_MAP_PATIENCE_S = 1.0
 """How long a manager with older tables is listened to before it is dialled again for newer ones."""
 
@@ -46,15 +49,30 @@ class FeedClient:
         self._installer = Installer(engine, log)
         self._conversation: Conversation | None = None
         self._problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
+        self._told: queue.Queue[FromPlane] = queue.Queue(MAX_TOLD)
 
     def start(self) -> None:
         self._installer.start()
         threading.Thread(target=self._dial_forever, name="feed", daemon=True).start()
         threading.Thread(target=self._tick_forever, name="stats", daemon=True).start()
+        threading.Thread(target=self._tell_forever, name="tell", daemon=True).start()
 
     def report(self, problem: Problem) -> None:
         """From any thread; sent with the next figures."""
         self._problems.append(problem)
+
+    def tell(self, message: FromPlane) -> None:
+        """From any thread, without waiting. What is told while no manager listens is dropped: the engine says
+        again what a manager must know (`engine.untold`) when one has connected."""
+        with contextlib.suppress(queue.Full):
+            self._told.put_nowait(message)
+
+    def _tell_forever(self) -> None:
+        while True:
+            message = self._told.get()
+            conversation = self._conversation
+            if conversation is not None:
+                conversation.send(message)
 
     # --- receiving ------------------------------------------------------------------------------
     def _dial_forever(self) -> None:
@@ -94,8 +112,8 @@ class FeedClient:
             return
         self._conversation = conversation
         self._log("feed.connected", path=self._path)
-        for problem in engine.problems():
-            conversation.send(problem)
+        for message in (*engine.problems(), *engine.untold()):
+            conversation.send(message)
         reader = sock.makefile("rb")
         with contextlib.closing(reader):
             while header := reader.read(feed.HEADER.size):

@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from vimraft.data.engine import Plane
@@ -25,6 +26,8 @@ QUIT_DRAIN_S = 5.0
 """How long a clean shutdown waits for running requests."""
 _PR_SET_PDEATHSIG = 1
 _KEYS = ("feed", "lock", "manager", "model", "listen")
+_OPTIONAL_KEYS = ("copies",)
+"""`copies`: the directory of what is kept about volumes with copies; else one beside the lock."""
 
 
 class StartError(Exception):
@@ -52,8 +55,8 @@ class DataProcess:
         return self._params.get("model") == "parallel"
 
     def configure(self, key: str, value: str) -> None:
-        if key not in _KEYS:
-            raise StartError(f"unknown parameter {key}=; known are {', '.join(_KEYS)}")
+        if key not in _KEYS + _OPTIONAL_KEYS:
+            raise StartError(f"unknown parameter {key}=; known are {', '.join(_KEYS + _OPTIONAL_KEYS)}")
         self._params[key] = value
 
     def check(self) -> None:
@@ -79,9 +82,12 @@ class DataProcess:
     def start(self) -> None:
         """After the fork, in the main thread."""
         _outlive_parent()
-        plane = Plane(self.role, self._params["manager"], parallel=self.parallel, log=log)
+        copies_dir = Path(self._params.get("copies") or f"{self._params['lock']}.copies")
+        plane = Plane(
+            self.role, self._params["manager"], parallel=self.parallel, copies_dir=copies_dir, log=log
+        )
         client = FeedClient(plane, self._params["feed"], self._listen_fds(), self.quit, log)
-        plane.report = client.report
+        plane.report, plane.tell = client.report, client.tell
         self._plane = plane
         self._catch_signals()
         plane.links.start()

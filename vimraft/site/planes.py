@@ -34,6 +34,7 @@ def spawn_plane(
             "feed": str(run_dir / f"{role}.feed"),
             "lock": str(run_dir / f"{role}.lock"),
             "manager": config.manager,
+            "copies": str(config.data_dir / "copies"),
         },
         listen_fds=[sock.fileno() for sock in sockets],
         threads=config.data.threads,
