@@ -2,10 +2,12 @@
 
     chaos --minutes N --seed S --report FILE [--dir DIR]
 
-May live here: the schedule, the rounds, the command line. Clients are `workload`, what must hold is `checks`.
-A seed gives the same schedule of faults again; what real processes do between them cannot be replayed.
+May live here: the schedule, the rounds, the command line. Clients are `workload` and `changes`, what must
+hold is `checks` and `promises`. On clusters of the same layout a seed gives the same schedule of faults; what
+real processes do between them cannot be replayed.
 Exit code: 0 no invariant was violated, 1 some was, 2 it could not be run.
-Keeps: everything is healed at the end, however the run ends.
+Keeps: everything is healed at the end, however the run ends; the volumes of a run that found something stay,
+to be looked at.
 """
 
 import argparse
@@ -18,18 +20,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drills import checks
+from drills import checks, layout
+from drills.blocks import BLOCK_BYTES
+from drills.changes import Changer
+from drills.clients import Client, Valve
 from drills.clusters import CHECKOUT, ApiProblem, Cluster
 from drills.fault import Asked
 from drills.faults import FAULTS, heal, inject
 from drills.namespaces import NAMES, down, up
 from drills.processes import DrillError
+from drills.promises import may_lose
+from drills.record import Records
 from drills.report import FaultRun, Pause, Report, Round
-from drills.workload import Changer, Valve, Writer
+from drills.workload import Attached, Reader, Writer
 
 OWN_DIRECTORY = CHECKOUT / ".vimraft-chaos"
 OWN_SITES = 3
-VOLUME_MIB = 8
 VOLUME_CLASS = "slow-hdd"
 CHANGES_CLASS = "ssd"
 BLOCKS_PER_WRITER = 256
@@ -38,54 +44,64 @@ HOLD_S = (2.0, 8.0)
 TWO_FAULTS_SHARE = 0.4
 QUIET_S = 90.0
 """Requests in flight end within the cluster's io_timeout (30 s), a connection attempt after it."""
-BUILD_S = 30.0
+REAL_SHARES = 0.75
+"""How often a fault of a disk hits one on which a volume of the run lies."""
 
 
 class Chaos:
     def __init__(self, cluster: Cluster, seed: int, minutes: float, path: Path) -> None:
+        """Raises DrillError when something is in force or not healthy."""
+        if records := Records(cluster.directory).all():
+            raise DrillError(
+                f"{records[0].title} is in force in {cluster.directory}; deploy/faults/list --heal-all first"
+            )
+        cluster.wait_healthy()
+        status = cluster.status()
         self._cluster = cluster
         self._random = random.Random(seed)
         self._run_id = int(time.time())
+        self._io_timeout_s = float(status["settings"]["io_timeout_ms"]) / 1e3
         self._valve = Valve()
         self._path = path
+        self._volumes: dict[str, layout.Volume] = {}
         self._writers: list[Writer] = []
+        self._readers: list[Reader] = []
         self._changer = Changer(cluster, self._run_id, self._valve, CHANGES_CLASS)
-        release = str(cluster.status()["version"])
-        self.report = Report(seed, minutes, str(cluster.directory), list(cluster.sites), release, time.time())
+        release, sites = str(status["version"]), list(cluster.sites)
+        self.report = Report(seed, minutes, str(cluster.directory), sites, release, time.time())
 
     def run(self) -> None:
         deadline_s = time.monotonic() + self.report.minutes * 60
-        self._cluster.wait_healthy()
         self._build()
         try:
             while not self.report.rounds or time.monotonic() < deadline_s:
                 self._round()
         finally:
             self._valve.end()
-            for writer in self._writers:
-                writer.join(QUIET_S)
+            for client in self._clients():
+                client.join(QUIET_S)
             self._sum_up()
             self.report.ended_s = time.time()
             self.report.save(self._path)
+        if not self.report.violations:
+            layout.remove(self._cluster, [*self._volumes, *self._changer.names()])
 
     def _build(self) -> None:
-        """A volume at each site, and one that is written at two; every volume through two sites."""
+        """Every volume is written through two sites and read through a third, if there are so many."""
         sites = list(self._cluster.sites)
-        for number, home in enumerate(sites):
-            name = f"chaos-{self._run_id}-{home}"
-            body = {
-                "name": name,
-                "size_bytes": VOLUME_MIB << 20,
-                "volume_class": VOLUME_CLASS,
-                "sites": [home],
-            }
-            self._cluster.ask("POST", "/v1/volumes", body, limit_s=BUILD_S)
-            for place, site in enumerate(dict.fromkeys((home, sites[(number + 1) % len(sites)]))):
-                first = place * BLOCKS_PER_WRITER
-                writer = Writer(
-                    self._cluster, name, site, first, BLOCKS_PER_WRITER, self._run_id, self._valve
-                )
+        volumes = layout.build(self._cluster, f"chaos-{self._run_id}-", VOLUME_CLASS)
+        self._volumes = {volume.name: volume for volume in volumes}
+        self.report.volumes = {v.name: [sorted(copy) for copy in v.copies] for v in volumes}
+        for number, volume in enumerate(volumes):
+            # Its end is what may lie at another site than its beginning.
+            end = volume.size_bytes // BLOCK_BYTES
+            at = [sites[(number + turn) % len(sites)] for turn in range(3)]
+            for place, site in enumerate(dict.fromkeys(at[:2])):
+                first = end - (place + 1) * BLOCKS_PER_WRITER
+                blocks = range(first, first + BLOCKS_PER_WRITER)
+                writer = Writer(self._cluster, volume, site, blocks, self._run_id, self._valve)
                 self._writers.append(writer)
+            self._readers.append(Reader(self._cluster, volume, at[2], self._writers[-1], self._valve))
         for thread in self._clients():
             thread.start()
 
@@ -95,16 +111,17 @@ class Chaos:
         clients = self._clients()
         writes_before = sum(client.seen.writes for client in clients)
         for client in clients:
-            client.seen.longest_s = 0.0
+            client.seen.new_round()
         chosen = self._choose()
         calm_s, hold_s = self._random.uniform(*CALM_S), self._random.uniform(*HOLD_S)
         self._valve.open()
         time.sleep(calm_s)
+        now.faults = chosen
         for fault in chosen:
             self._inject(fault)
+        self._doubt(chosen)
         time.sleep(hold_s)
         self._heal(now, chosen)
-        now.faults = chosen
         now.violations += checks.all_healed(self._cluster)
         time.sleep(calm_s)  # and go on being served
         self._valve.shut()
@@ -114,15 +131,12 @@ class Chaos:
             Pause(client.name, round(client.seen.longest_s, 3), client.seen.longest_at_s)
             for client in clients
         ]
+        now.failures = sorted((f.at_s, f"{c.name}: {f.text}") for c in clients for f in c.seen.failures)
         now.writes = sum(client.seen.writes for client in clients) - writes_before
         now.ended_s = time.time()
         self._sum_up()
         self.report.save(self._path)
-        faults = ", ".join(f"{fault.fault} {fault.site}" for fault in chosen if fault.injected_s)
-        verdict = f"{len(now.violations)} VIOLATIONS" if now.violations else "good"
-        print(f"round {now.number}: {faults or 'nothing injected'}: {verdict}", flush=True)
-        for violation in now.violations:
-            print(f"  {violation}", flush=True)
+        _tell(now)
 
     def _choose(self) -> list[FaultRun]:
         """One or two, at different sites."""
@@ -133,17 +147,31 @@ class Chaos:
     def _one(self, site: str) -> FaultRun:
         name = self._random.choice(sorted(FAULTS))
         options: dict[str, Any] = {}
-        if name in ("partition", "slow-link") and self._cluster.by_address and self._random.random() < 0.5:
-            options["peer"] = self._random.choice([s for s in self._cluster.sites if s != site])
+        if name in ("partition", "slow-link") and self._random.random() < 0.5:
+            peer = self._random.choice([s for s in self._cluster.sites if s != site])
+            if name == "partition" or self._cluster.by_address:
+                options["peer"] = peer
         if name == "partition":
             options["one_way"] = self._random.random() < 0.4
         if name in ("slow-link", "slow-disk"):
             options["delay_ms"] = self._random.choice((20, 100, 400))
+        if name in ("slow-disk", "disk-error", "lost-real-volume"):
+            options["real"] = self._real(site)
         if name == "disk-error":
             options["every"] = self._random.choice((0, 3, 20))
         if name == "clock-jump":
             options["by_s"] = self._random.choice((-86_400, -30, 30, 86_400))
         return FaultRun(name, "" if name == "kill-leader" else site, options)
+
+    def _real(self, site: str) -> str:
+        """'' when this cannot be told: then the site's first."""
+        ours = frozenset().union(*(volume.reals for volume in self._volumes.values()))
+        with contextlib.suppress(ApiProblem):
+            there = sorted(real["id"] for real in self._cluster.status()["reals"] if real["site"] == site)
+            good = [real for real in there if real in ours]
+            chosen = good if good and self._random.random() < REAL_SHARES else there
+            return str(self._random.choice(chosen)) if chosen else ""
+        return ""
 
     def _inject(self, fault: FaultRun) -> None:
         try:
@@ -152,34 +180,30 @@ class Chaos:
             fault.note = str(error)  # two at once may be in each other's way
             return
         fault.injected_s, fault.site = time.time(), record.site
-        self._doubt(fault)
+        if "real" in record.details:
+            fault.options["real"] = record.details["real"]
 
     def _heal(self, now: Round, chosen: list[FaultRun]) -> None:
-        for fault in chosen:
-            self._doubt(fault)
+        self._doubt(chosen)  # again: an answer may have been on its way when it was injected
         for last in (False, True):  # one may wait for what another, healed later, had taken away
             try:
                 heal(self._cluster)
                 break
-            except DrillError as error:
+            except (DrillError, ApiProblem) as error:
                 if last:
                     now.violations.append(str(error))
         for fault in chosen:
             if fault.injected_s:
                 fault.healed_s = time.time()
 
-    def _doubt(self, fault: FaultRun) -> None:
-        """A power loss may have taken what was not flushed. (Called again before healing: an answer may have
-        been on its way when it was injected.)"""
-        if (
-            fault.fault != "power-loss"
-            or not fault.injected_s
-            or not self._cluster[fault.site].image.exists()
-        ):
+    def _doubt(self, chosen: list[FaultRun]) -> None:
+        """A power loss may have taken what was not flushed. On loopback no page cache is lost."""
+        if not all(site.image.exists() for site in self._cluster.sites.values()):
             return
         for writer in self._writers:
-            with writer.lock:
-                writer.blocks.power_lost()
+            if may_lose(chosen, self._volumes[writer.volume]):
+                with writer.lock:
+                    writer.blocks.power_lost()
 
     def _await_quiet(self, now: Round) -> None:
         deadline_s = time.monotonic() + QUIET_S
@@ -193,21 +217,29 @@ class Chaos:
         try:
             now.violations += checks.rules_left(self._cluster)
             now.violations += checks.tables_agree(self._cluster)
+            now.violations += checks.space_adds_up(self._cluster)
             now.violations += checks.changes_kept(self._cluster, self._changer)
+            now.violations += checks.copies_in_sync(self._cluster, list(self._volumes.values()))
             through = [self._random.choice(list(self._cluster.sites)) for _ in self._writers]
             now.blocks_checked, wrong = checks.writes_kept(self._cluster, self._writers, through)
             now.violations += wrong
+            now.violations += checks.promises_kept(
+                self._attached(), self._volumes, now.faults, self._io_timeout_s
+            )
+            self._volumes = {v.name: layout.look(self._cluster, v) for v in self._volumes.values()}
         except ApiProblem as problem:
             now.violations.append(f"no manager answers although all is healed: {problem}")
         for client in self._clients():
             now.violations += client.seen.violations
-            client.seen.violations = []
 
-    def _clients(self) -> list[Writer | Changer]:
-        return [*self._writers, self._changer]
+    def _attached(self) -> list[Attached]:
+        return [*self._writers, *self._readers]
+
+    def _clients(self) -> list[Client]:
+        return [*self._attached(), self._changer]
 
     def _sum_up(self) -> None:
-        report, seen = self.report, [writer.seen for writer in self._writers]
+        report, seen = self.report, [client.seen for client in self._attached()]
         report.acknowledged_writes = sum(each.writes for each in seen)
         report.acknowledged_flushes = sum(each.flushes for each in seen)
         report.verified_reads = sum(each.reads for each in seen)
@@ -218,6 +250,14 @@ class Chaos:
         report.violations = [
             f"round {each.number}: {text}" for each in report.rounds for text in each.violations
         ]
+
+
+def _tell(now: Round) -> None:
+    faults = ", ".join(f"{fault.fault} {fault.site}" for fault in now.faults if fault.injected_s)
+    verdict = f"{len(now.violations)} VIOLATIONS" if now.violations else "good"
+    print(f"round {now.number}: {faults or 'nothing injected'}: {verdict}", flush=True)
+    for violation in now.violations:
+        print(f"  {violation}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

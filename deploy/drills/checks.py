@@ -9,18 +9,25 @@ import json
 import time
 import urllib.parse
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import nbd
 
 from drills.blocks import BLOCK_BYTES, decode
+from drills.changes import Changer
 from drills.clusters import ApiProblem, Cluster, Site, run
+from drills.layout import Volume
+from drills.promises import UNAFFECTED_S, may_disconnect, may_fail, touches
 from drills.record import Records
-from drills.workload import Changer, Writer, connect, uri_of
+from drills.report import FaultRun
+from drills.workload import Attached, Writer, connect, uri_of
 
 TABLES = ("real-identifying", "real-free", "virtual-identifying", "virtual-sectors")
 PAGE_ROWS = 1_000
+SECTOR_BYTES = 512
 AGREE_S = 30.0
+IN_SYNC_S = 120.0
 READABLE_S = 60.0
 POLL_S = 0.3
 
@@ -32,9 +39,13 @@ def all_healed(cluster: Cluster) -> list[str]:
     if problem:
         found.append(f"not healthy within {READABLE_S:.0f} s after healing: {problem}")
         return found
+    try:
+        reals = cluster.status()["reals"]
+    except ApiProblem as unknown:
+        return [*found, f"no manager answers although all is healed: {unknown}"]
     return found + [
         f"real volume {real['id']} is {real['state']}: {real['reason']}"
-        for real in cluster.status()["reals"]
+        for real in reals
         if real["state"] != "active"
     ]
 
@@ -55,19 +66,67 @@ def tables_agree(cluster: Cluster) -> list[str]:
     return [problem] if problem else []
 
 
+def space_adds_up(cluster: Cluster) -> list[str]:
+    """INV-6: no two segments share a sector; free, releasing and allocated make up the capacity."""
+    status, rows = cluster.status(), _rows(cluster, "virtual-sectors")
+    taken: dict[str, list[tuple[int, int, str]]] = {}
+    for name, _, _, storage, lun, real_range in rows:
+        first, last = map(int, str(real_range).split("–"))
+        taken.setdefault(f"{storage}:{lun}", []).append((first, last, str(name)))
+    found = []
+    for real in status["reals"]:
+        ranges = sorted(taken.get(real["id"], []))
+        for (_, last, name), (first, _, other) in pairwise(ranges):
+            if first <= last:
+                found.append(f"{real['id']}: {name} and {other} both have sector {first}")
+        allocated = sum(last - first + 1 for first, last, _ in ranges) * SECTOR_BYTES
+        parts = (real["free_bytes"], real["releasing_bytes"], allocated)
+        if sum(parts) != real["capacity_bytes"]:
+            found.append(f"{real['id']}: free, releasing, allocated {parts} are not {real['capacity_bytes']}")
+    return found
+
+
+def copies_in_sync(cluster: Cluster, volumes: list[Volume]) -> list[str]:
+    """What was behind while a fault was in force has caught up."""
+    names = {volume.name for volume in volumes}
+
+    def behind() -> str:
+        try:
+            return "; ".join(
+                f"{volume['name']}: copy {replica['local_name']} is {replica['state']}"
+                for volume in cluster.status()["volumes"]
+                if volume["name"] in names
+                for replica in volume["replicas"]
+                if replica["state"] != "in_sync"
+            )
+        except ApiProblem as problem:
+            return str(problem)
+
+    problem = _until_empty(behind, IN_SYNC_S)
+    return [f"not in sync within {IN_SYNC_S:.0f} s after healing: {problem}"] if problem else []
+
+
 def changes_kept(cluster: Cluster, changer: Changer) -> list[str]:
-    """What was acknowledged as built is there, what was acknowledged as deleted is not; what was unknown is
-    settled by what is there now."""
-    names = {volume["name"] for volume in cluster.status()["volumes"]}
-    mine = {name for name in names if name.startswith(changer.prefix)}
-    found = [f"volume {name} was acknowledged as built and is not there" for name in changer.there - mine]
-    found += [f"volume {name} was acknowledged as deleted and is there" for name in changer.gone & mine]
-    found += [
-        f"volume {name} was never asked for" for name in mine - changer.there - changer.gone - changer.unknown
-    ]
-    changer.there |= changer.unknown & mine
-    changer.gone |= changer.unknown - mine
-    changer.unknown.clear()
+    """What was acknowledged as built or grown is there, what was acknowledged as deleted is not."""
+    return changer.compare({volume["name"]: volume["size_bytes"] for volume in cluster.status()["volumes"]})
+
+
+def promises_kept(
+    clients: list[Attached], volumes: dict[str, Volume], faults: list[FaultRun], io_timeout_s: float
+) -> list[str]:
+    """Who was not to notice a fault did not; who was to wait did not fail. See `promises`."""
+    found = []
+    injected = [fault for fault in faults if fault.injected_s]
+    for client in clients:
+        volume = volumes[client.volume]
+        touched = [f"{f.fault} {f.site}" for f in injected if touches(f, volume, client.site)]
+        if not touched and client.seen.longest_s > UNAFFECTED_S:
+            found.append(f"{client.name} waited {client.seen.longest_s:.1f} s and nothing there was touched")
+        for failure in client.seen.failures:
+            if failure.answered and not may_fail(injected, volume, io_timeout_s):
+                found.append(f"{client.name}: I/O failed that should have waited: {failure.text}")
+            if not failure.answered and not may_disconnect(injected, client.site):
+                found.append(f"{client.name}: lost its connection: {failure.text}")
     return found
 
 
@@ -76,13 +135,13 @@ def writes_kept(cluster: Cluster, writers: list[Writer], sites: list[str]) -> tu
     found: list[str] = []
     checked = 0
     for writer, site in zip(writers, sites, strict=True):
-        uri = uri_of(cluster, writer.volume, site)
         try:
-            handle = _readable(uri)
+            handle = _readable(uri_of(cluster, writer.volume, site))
             for number in writer.blocks.written_numbers():
                 at = writer.first + number
+                expected = writer.blocks.expect(number)
                 data = bytes(handle.pread(BLOCK_BYTES, at * BLOCK_BYTES))
-                wrong = writer.blocks.read(number, decode(writer.run_id, at, data))
+                wrong = writer.blocks.read(number, decode(writer.run_id, at, data), expected)
                 checked += 1
                 if wrong:
                     found.append(f"{writer.name} block {at}, read through {site}: {wrong}")
@@ -109,15 +168,18 @@ def _readable(uri: str) -> nbd.NBD:
 def _digest(cluster: Cluster, site: Site) -> str:
     digest = hashlib.sha256()
     for table in TABLES:
-        offset = 0
-        while True:
-            query = urllib.parse.urlencode({"offset": offset, "limit": PAGE_ROWS})
-            page: dict[str, Any] = cluster.ask("GET", f"/v1/tables/{table}?{query}", at=site)
-            digest.update(json.dumps([table, page["columns"], page["rows"]]).encode())
-            offset += len(page["rows"])
-            if len(page["rows"]) < PAGE_ROWS:
-                break
+        digest.update(json.dumps([table, _rows(cluster, table, site)]).encode())
     return digest.hexdigest()[:16]
+
+
+def _rows(cluster: Cluster, table: str, at: Site | None = None) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    while True:
+        query = urllib.parse.urlencode({"offset": len(rows), "limit": PAGE_ROWS})
+        page: dict[str, Any] = cluster.ask("GET", f"/v1/tables/{table}?{query}", at=at)
+        rows += page["rows"]
+        if len(page["rows"]) < PAGE_ROWS:
+            return rows
 
 
 def _until_empty(look: Callable[[], str], limit_s: float) -> str:

@@ -179,10 +179,18 @@ class Cluster:
         return next(iter(self.sites.values())).token.read_text(encoding="utf-8").strip()
 
     def ask(
-        self, method: str, path: str, body: object = None, *, at: Site | None = None, limit_s: float = API_S
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        at: Site | None = None,
+        limit_s: float = API_S,
+        request_id: str = "",
     ) -> Any:
-        """One call, at `at` or at whichever answers first. Raises ApiProblem."""
-        headers = {"Authorization": f"Bearer {self.token}", "X-Request-Id": uuid.uuid4().hex}
+        """One call, at `at` or at whichever answers first. A repetition carries the same `request_id`.
+        Raises ApiProblem."""
+        headers = {"Authorization": f"Bearer {self.token}", "X-Request-Id": request_id or uuid.uuid4().hex}
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"

@@ -60,8 +60,8 @@ FAULTS: dict[str, Fault] = {
         PowerLoss(
             "power-loss",
             ALL,
-            "all of a site dies at once, and its file system with what was not synced (netns-cluster; on loopback "
-            "the page cache survives, so only crash and restart are shown)",
+            "all of a site dies at once, and its file system with what was not synced (netns-cluster; on "
+            "loopback the page cache survives, so only crash and restart are shown)",
         ),
     )
 }

@@ -36,6 +36,8 @@ class Round:
     faults: list[FaultRun] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     """Longest time without an answer, for each client."""
+    failures: list[tuple[float, str]] = field(default_factory=list)
+    """When and what clients were told, or how they lost their connection; the first of each kind."""
     writes: int = 0
     blocks_checked: int = 0
     violations: list[str] = field(default_factory=list)
@@ -50,6 +52,8 @@ class Report:
     sites: list[str]
     release: str
     started_s: float
+    volumes: dict[str, Any] = field(default_factory=dict)
+    """Of each: its copies, as the sites that each lies at."""
     ended_s: float = 0.0
     rounds: list[Round] = field(default_factory=list)
     acknowledged_writes: int = 0
@@ -71,6 +75,7 @@ class Report:
         injected = sum(1 for each in self.rounds for fault in each.faults if fault.injected_s)
         return (
             f"{len(self.rounds)} rounds, {injected} faults, {self.acknowledged_writes} acknowledged writes, "
+            f"{self.acknowledged_flushes} flushes, "
             f"{self.blocks_checked} blocks checked, {self.verified_reads} reads verified, "
             f"{self.acknowledged_changes} changes, {len(self.violations)} violations"
         )
@@ -79,6 +84,7 @@ class Report:
         lines = [
             f"chaos, seed {self.seed}, {self.minutes:g} minutes, release {self.release}, {self.cluster} "
             f"({', '.join(self.sites)})",
+            *(f"volume {name}: copies at {copies}" for name, copies in self.volumes.items()),
             f"{_clock(self.started_s)} begins",
         ]
         for each in self.rounds:
@@ -102,6 +108,7 @@ def _round(each: Round) -> list[str]:
             events.append((each.started_s, f"  not injected: {title}: {fault.note}"))
         if fault.healed_s:
             events.append((fault.healed_s, f"  healed {fault.fault} {fault.site}"))
+    events += [(at_s, f"  {text}") for at_s, text in each.failures]
     events += [
         (p.ended_s, f"  {p.who} had waited {p.seconds:.2f} s") for p in each.pauses if p.seconds >= 1.0
     ]

@@ -1,156 +1,95 @@
-"""Verified I/O and metadata changes under chaos: clients in threads.
+"""Verified I/O under chaos: clients of volumes, in threads.
 
-May live here: a writer with its connection, and one that builds and deletes volumes; what they saw. They go
-on through every error. Keeps: a lost connection or an error leaves an outcome unknown, never failed; what was
-answered is held against `blocks` at once.
+May live here: a writer with its connection, a reader of what it writes at another site.
+Keeps: a block has one writer; what was answered is held against `blocks` at once.
 """
 
 import random
 import threading
-import time
-from dataclasses import dataclass, field
+from typing import Any
 
 import nbd
 
 from drills.blocks import BLOCK_BYTES, Blocks, decode, encode
-from drills.clusters import ApiProblem, Cluster
+from drills.clients import Client, Valve
+from drills.clusters import Cluster
+from drills.layout import Volume
 
 FLUSH_EVERY = 16
 READ_SHARE = 0.3
-RECONNECT_S = 0.2
-PACE_S = 0.002
-"""Between two requests of one writer: the drill looks for faults, not for speed."""
-CHANGE_PACE_S = 0.3
-CHANGE_LIMIT_S = 20.0
-MAX_SCRATCH = 4
-MAX_KEPT_ERRORS = 20
+WRITER_PACE_S = 0.002
+READER_PACE_S = 0.01
+"""Between two requests of one client: the drill looks for faults, not for speed."""
 
 
-class Valve:
-    """Shut while a round is checked."""
+class Attached(Client):
+    """A client of a volume through one site, which connects again after every error."""
 
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self.ended = threading.Event()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def shut(self) -> None:
-        self._open.clear()
-
-    def end(self) -> None:
-        self.ended.set()
-        self._open.set()
-
-    def pass_through(self) -> bool:
-        """Waits while it is shut; False at the end."""
-        self._open.wait()
-        return not self.ended.is_set()
-
-    @property
-    def is_shut(self) -> bool:
-        return not self._open.is_set()
-
-
-@dataclass
-class Seen:
-    """By one client. Counters grow; `longest_s` is of the present round."""
-
-    reads: int = 0
-    writes: int = 0
-    flushes: int = 0
-    errors: int = 0
-    longest_s: float = 0.0
-    """Without an answer, while it wanted one."""
-    longest_at_s: float = 0.0
-    last_errors: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-
-    def failed(self, error: Exception) -> None:
-        self.errors += 1
-        self.last_errors = [*self.last_errors, f"{type(error).__name__}: {error}"][-MAX_KEPT_ERRORS:]
-
-
-class Writer(threading.Thread):
-    """Writes, reads and flushes `count` blocks of one volume from `first` on, through one site."""
-
-    def __init__(
-        self, cluster: Cluster, volume: str, site: str, first: int, count: int, run: int, valve: Valve
-    ) -> None:
-        super().__init__(name=f"{volume}@{site}", daemon=True)
-        self.volume = volume
+    def __init__(self, cluster: Cluster, volume: Volume, site: str, name: str, valve: Valve, pace_s: float):
+        super().__init__(name, valve, pace_s)
+        self.volume = volume.name
         self.site = site
-        self.first = first
-        self.blocks = Blocks(count)
-        self.lock = threading.Lock()
-        """Over `blocks`, between this thread and the drill."""
-        self.seen = Seen()
-        self.quiet = threading.Event()
-        """Set while it waits at the valve with nothing in flight."""
-        self._uri = uri_of(cluster, volume, site)
-        self._count = count
-        self.run_id = run
-        self._random = random.Random(f"{run} {volume} {site}")
-        self._valve = valve
+        self.session = 0
+        self._uri = uri_of(cluster, volume.name, site)
         self._handle: nbd.NBD | None = None
 
-    def run(self) -> None:
-        answered_s = time.monotonic()
-        while True:
-            if self._valve.is_shut:
-                self.quiet.set()
-                if not self._valve.pass_through():
-                    break
-                self.quiet.clear()
-                answered_s = time.monotonic()
-            if self._valve.ended.is_set():
-                break
-            if self._one():
-                now_s = time.monotonic()
-                if now_s - answered_s > self.seen.longest_s:
-                    self.seen.longest_s, self.seen.longest_at_s = now_s - answered_s, time.time()
-                answered_s = now_s
-                time.sleep(PACE_S)
-            else:
-                time.sleep(RECONNECT_S)
-        self.quiet.set()
+    def one(self) -> bool:
+        return self._try(self.ask)
 
-    def _one(self) -> bool:
-        """One request; False when there was no good answer."""
+    def ask(self, handle: nbd.NBD) -> None:
+        raise NotImplementedError
+
+    def _try(self, ask: Any) -> bool:
         try:
             if self._handle is None:
                 self._handle = connect(self._uri)
-            if self._random.random() < READ_SHARE:
-                self._read(self._handle)
-            else:
-                self._write(self._handle)
-            if self.seen.writes % FLUSH_EVERY == 0:
-                self._flush(self._handle)
+                self.session += 1
+            ask(self._handle)
         except nbd.Error as error:
-            self.seen.failed(error)
+            self.seen.failed(error, answered=_is_answer(str(error)))
             self._handle = None
             return False
         return True
 
-    def _read(self, handle: nbd.NBD) -> None:
-        number = self._random.randrange(self._count)
-        at = self.first + number
-        data = bytes(handle.pread(BLOCK_BYTES, at * BLOCK_BYTES))
-        with self.lock:
-            wrong = self.blocks.read(number, decode(self.run_id, at, data))
-        self.seen.reads += 1
-        if wrong:
-            self.seen.violations.append(f"{self.name} block {at}: read {wrong}")
+
+class Writer(Attached):
+    """Writes, reads and flushes `count` blocks of one volume from `first` on."""
+
+    def __init__(
+        self, cluster: Cluster, volume: Volume, site: str, blocks: range, run: int, valve: Valve
+    ) -> None:
+        super().__init__(cluster, volume, site, f"{volume.name}@{site}", valve, WRITER_PACE_S)
+        self.first = blocks.start
+        self.count = len(blocks)
+        self.run_id = run
+        self.blocks = Blocks(self.count)
+        self.lock = threading.Lock()
+        """Over `blocks`, between this thread, readers and the drill."""
+        self.written = 0
+        self._random = random.Random(f"{run} {self.name} {self.first}")
+
+    def ask(self, handle: nbd.NBD) -> None:
+        if self._random.random() < READ_SHARE:
+            check(self, self._random.randrange(self.count), handle, self)
+            return
+        self._write(handle)
+        if self.seen.writes % FLUSH_EVERY == 0:
+            self._flush(handle)
+
+    def settle(self) -> None:
+        """So that a session that is to be told of a loss is told in the round of that loss."""
+        if self._handle is not None:
+            self._try(self._flush)
 
     def _write(self, handle: nbd.NBD) -> None:
-        number = self._random.randrange(self._count)
-        at, tag = self.first + number, self.blocks.next_tag()
+        number = self._random.randrange(self.count)
+        at = self.first + number
         with self.lock:
+            tag = self.blocks.next_tag()
             self.blocks.unknown(number, tag)  # from now on it may show
         handle.pwrite(encode(self.run_id, at, tag), at * BLOCK_BYTES)
         with self.lock:
-            self.blocks.written(number, tag)
+            self.blocks.written(number, tag, self.session)
         self.seen.writes += 1
 
     def _flush(self, handle: nbd.NBD) -> None:
@@ -158,72 +97,38 @@ class Writer(threading.Thread):
             numbers = self.blocks.unflushed()
         handle.flush()
         with self.lock:
-            self.blocks.flushed(numbers)
+            self.blocks.flushed(numbers, self.session)
         self.seen.flushes += 1
 
 
-class Changer(threading.Thread):
-    """Builds and deletes small volumes; every answer is kept to be compared with the tables."""
+class Reader(Attached):
+    """Reads what `writer` is writing, at another site, while it does."""
 
-    def __init__(self, cluster: Cluster, run: int, valve: Valve, volume_class: str) -> None:
-        super().__init__(name="changes", daemon=True)
-        self.seen = Seen()
-        self.quiet = threading.Event()
-        self.there: set[str] = set()
-        self.gone: set[str] = set()
-        self.unknown: set[str] = set()
-        self.prefix = f"chaos-m{run}-"
-        self._cluster = cluster
-        self._class = volume_class
-        self._valve = valve
-        self._random = random.Random(f"{run} changes")
-        self._number = 0
+    def __init__(self, cluster: Cluster, volume: Volume, site: str, writer: Writer, valve: Valve) -> None:
+        super().__init__(cluster, volume, site, f"reader of {writer.name} at {site}", valve, READER_PACE_S)
+        self._writer = writer
+        self._random = random.Random(self.name)
 
-    def run(self) -> None:
-        answered_s = time.monotonic()
-        while True:
-            if self._valve.is_shut:
-                self.quiet.set()
-                if not self._valve.pass_through():
-                    break
-                self.quiet.clear()
-                answered_s = time.monotonic()
-            if self._valve.ended.is_set():
-                break
-            if self._one():
-                now_s = time.monotonic()
-                if now_s - answered_s > self.seen.longest_s:
-                    self.seen.longest_s, self.seen.longest_at_s = now_s - answered_s, time.time()
-                answered_s = now_s
-            self._valve.ended.wait(CHANGE_PACE_S)
-        self.quiet.set()
+    def ask(self, handle: nbd.NBD) -> None:
+        check(self._writer, self._random.randrange(self._writer.count), handle, self)
 
-    def _one(self) -> bool:
-        delete = len(self.there) >= MAX_SCRATCH or (self.there and self._random.random() < 0.4)
-        name = self._random.choice(sorted(self.there)) if delete else self._next_name()
-        site = self._random.choice(list(self._cluster.sites))
-        self.unknown.add(name)
-        self.there.discard(name)
-        body = {"name": name, "size_bytes": 1 << 20, "volume_class": self._class, "sites": [site]}
-        try:
-            if delete:
-                self._cluster.ask("DELETE", f"/v1/volumes/{name}", limit_s=CHANGE_LIMIT_S)
-            else:
-                self._cluster.ask("POST", "/v1/volumes", body, limit_s=CHANGE_LIMIT_S)
-        except ApiProblem as problem:
-            self.seen.failed(problem)
-            if problem.code not in ("unknown_outcome", "silent", "unavailable", "internal"):
-                (self.there if delete else self.gone).add(name)  # refused: nothing changed
-                self.unknown.discard(name)
-            return False
-        self.unknown.discard(name)
-        (self.gone if delete else self.there).add(name)
-        self.seen.writes += 1
-        return True
 
-    def _next_name(self) -> str:
-        self._number += 1
-        return f"{self.prefix}{self._number}"
+def check(writer: Writer, number: int, handle: nbd.NBD, client: Client) -> None:
+    """Reads block `number` of `writer`; what is wrong becomes a violation seen by `client`."""
+    at = writer.first + number
+    with writer.lock:
+        expected = writer.blocks.expect(number)
+    data = bytes(handle.pread(BLOCK_BYTES, at * BLOCK_BYTES))
+    with writer.lock:
+        wrong = writer.blocks.read(number, decode(writer.run_id, at, data), expected)
+    client.seen.reads += 1
+    if wrong:
+        client.seen.violations.append(f"{client.name} block {at}: read {wrong}")
+
+
+def _is_answer(text: str) -> bool:
+    """libnbd fails what was in flight on a connection that ended with ENOTCONN; no server says that."""
+    return "command failed" in text and "(ENOTCONN)" not in text
 
 
 def uri_of(cluster: Cluster, volume: str, site: str) -> str:
