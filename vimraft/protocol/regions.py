@@ -59,10 +59,10 @@ class Identified(Struct, frozen=True, gc=False, tag=True):
 
 
 class Doubted(Struct, frozen=True, gc=False, tag=True):
-    """A flush failed: nobody knows what of it is on the disk. Or that is over."""
+    """A flush failed in this boot: nobody knows what of it is on the disk. "": that is over."""
 
     copy: LocalName
-    doubtful: bool
+    boot: str
 
 
 class Merged(Struct, frozen=True, gc=False, tag=True):
@@ -121,7 +121,8 @@ class RegionRecord:
         self.id = ""
         self.active: set[int] = set()
         self.tags = Tags()
-        self.doubtful = False
+        self.doubtful = ""
+        """The boot in which a flush failed; the page cache of any other one knows nothing of it."""
 
     def mark(self, regions: Iterable[int], epoch: int) -> None:
         for region in regions:
@@ -134,7 +135,7 @@ class RegionRecord:
         self.active |= other.active
         for region, epoch in other.tags.items():
             self.tags.raise_to(region, epoch)
-        self.doubtful |= other.doubtful
+        self.doubtful = self.doubtful or other.doubtful
 
 
 class StoreRecord:
@@ -169,8 +170,8 @@ class StoreRecord:
                 self.copy(copy).active.difference_update(regions)
             case Identified(copy, record):
                 self.copy(copy).id = record
-            case Doubted(copy, doubtful):
-                self.copy(copy).doubtful = doubtful
+            case Doubted(copy, boot):
+                self.copy(copy).doubtful = boot
             case Merged(copy, into):
                 gone = self.copies.pop(copy, None)
                 if gone is not None:
@@ -190,5 +191,5 @@ class StoreRecord:
             if copy.active:
                 found.append(Marked(name, tuple(sorted(copy.active)), 0))
             if copy.doubtful:
-                found.append(Doubted(name, True))
+                found.append(Doubted(name, copy.doubtful))
         return tuple(found)
