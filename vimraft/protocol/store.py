@@ -384,6 +384,8 @@ class Store:
             self._answer(op, NotServed(name, ""))
         elif self._gate.floor_batch > self._keeper.kept:
             self._keeper.wait(op, self._gate.floor_batch)
+        elif doubtful := [copy for copy in copies if copy.state == "in_sync" and not copy.readable]:
+            self._answer(op, IoFailed(doubtful[0].name))  # no source: it may lack what it acknowledged
         else:
             active = sorted({region for copy in copies for region in copy.record.active})
             ids = {copy.record.id for copy in copies}
