@@ -61,6 +61,19 @@ def parse_ticket(text: str) -> str:
     return text.removeprefix("ticket=") if text.startswith("ticket=") else ""
 
 
+def connect_to_peer(peer: str, host: str, port: int, left_s: float) -> socket.socket:
+    """Raises PeerLost."""
+    try:
+        sock = socket.create_connection((host, port), timeout=min(left_s, CONNECT_S))
+    except OSError as error:
+        raise PeerLost(f"{peer} at {host}:{port}: {error}") from None
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
+
+
 class LinkKey(NamedTuple):
     kind: str
     """`.forward` (the owner's export) or `.segments` (a peer's store)."""
@@ -148,14 +161,7 @@ class Link:
         handle.set_full_info(True)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         handle.set_pread_initialize(False)
-        try:
-            sock = socket.create_connection((host, port), timeout=min(left_s, CONNECT_S))
-        except OSError as error:
-            raise PeerLost(f"{self.key.peer} at {host}:{port}: {error}") from None
-        sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock = connect_to_peer(self.key.peer, host, port, left_s)
         self.guard = sock.dup()
         self.deadline = deadline
         try:
