@@ -55,6 +55,7 @@ from vimraft.core.commands import (
     Request,
     RestoreVolume,
     Retire,
+    SetReadOnly,
     SetRealVolumeState,
     TakeOver,
     TrashVolume,
@@ -144,6 +145,7 @@ def command(rng: random.Random, state: State, number: int) -> Command:
             TrashVolume(name),
             RestoreVolume(in_trash, rng.choice(("", "", *NAMES))),
             PurgeVolume(in_trash),
+            SetReadOnly(name, rng.random() < 0.5),
             confirm,
             confirm,
             confirm,
@@ -336,6 +338,7 @@ def test_the_random_commands_reach_every_kind_applied_and_refused() -> None:
         MoveSegments,
         AbortMove,
         ForceLost,
+        SetReadOnly,
         TrashVolume,
         RestoreVolume,
         PurgeVolume,
@@ -397,4 +400,4 @@ def test_a_rule_that_is_missing_is_noticed(mutation: str, monkeypatch: pytest.Mo
     module, name, replacement = MUTATIONS[mutation]
     monkeypatch.setattr(module, name, replacement)
     with pytest.raises(AssertionError):
-        some_runs(12)
+        some_runs(24)

@@ -171,7 +171,7 @@ def remove_site(state: State, command: RemoveSite) -> Change | Reason:
 
 
 def set_setting(state: State, command: SetSetting) -> Change | Reason:
-    problem = checks.setting_invalid(command.name, command.value)
+    problem = checks.setting_invalid(command.name, command.value, state.level)
     if problem is not None:
         return problem
     if getattr(state.settings, command.name) == command.value:

@@ -1,4 +1,4 @@
-"""Commands about virtual volumes: build, grow, delete, confirm a release, reopen.
+"""Commands about virtual volumes: build, grow, hold read-only, delete, confirm a release, reopen.
 
 May live here: one function per command, (state, command) -> Change | Reason, validation before change.
 Keeps: INV-2 (one owner; an epoch is never used twice under one name), INV-5 (a volume's segments tile it,
@@ -18,7 +18,14 @@ import msgspec
 from vimraft.core import checks, levels
 from vimraft.core.allocate import Free, Placement, give, place, take_at
 from vimraft.core.change import Change, reals_of, unit_sectors, units_of, volume_segments
-from vimraft.core.commands import BuildVolume, ConfirmRelease, DeleteVolume, GrowVolume, ReopenVolumes
+from vimraft.core.commands import (
+    BuildVolume,
+    ConfirmRelease,
+    DeleteVolume,
+    GrowVolume,
+    ReopenVolumes,
+    SetReadOnly,
+)
 from vimraft.core.copies import MAX_COPIES, Freed, find_volume, put, release, sites_of
 from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName, RealId, SiteName, StorageAddress
 from vimraft.core.reasons import (
@@ -243,6 +250,17 @@ def grow(state: State, command: GrowVolume) -> Change | Reason:
         volume, size_sectors=command.size_sectors, epoch=volume.epoch + 1, replicas=tuple(replicas)
     )
     return Change(put(with_free(state, free), volume), "grown", volume.name, volume=volume)
+
+
+def set_read_only(state: State, command: SetReadOnly) -> Change | Reason:
+    volume = find_volume(state, command.name)
+    if isinstance(volume, NotFound):
+        return volume
+    if volume.read_only == command.read_only:
+        return Change(state, volume=volume)
+    after = msgspec.structs.replace(volume, read_only=command.read_only, epoch=volume.epoch + 1)
+    what = "read-only" if command.read_only else "writable"
+    return Change(put(state, after), what, volume.name, volume=after)
 
 
 def delete(state: State, command: DeleteVolume) -> Change | Reason:

@@ -7,6 +7,7 @@ Keeps INV-9: whatever is refused is named, and its value is shown bounded and pr
 
 from collections.abc import Iterable, Mapping
 
+from vimraft.core import levels
 from vimraft.core.ids import (
     LABEL_BYTES,
     MAX_LUN,
@@ -43,7 +44,10 @@ SETTING_BOUNDS: Mapping[str, tuple[int, int]] = {
     "lease_ms": (500, 60_000),
     "io_timeout_ms": (1_000, 600_000),
     "history_changes": (0, 100_000),
+    "trash_keep_h": (0, 87_600),
 }
+SETTINGS_SINCE: Mapping[str, int] = {"trash_keep_h": levels.COPIES}
+"""The level that brought a setting, where it was not the first: below it all releases refuse it alike."""
 
 
 def shown(value: str) -> str:
@@ -125,10 +129,11 @@ def capacity_invalid(capacity_units: int, unit_bytes: int) -> Invalid | None:
     return None
 
 
-def setting_invalid(name: str, value: int) -> Reason | None:
-    bounds = SETTING_BOUNDS.get(name)
+def setting_invalid(name: str, value: int, level: int) -> Reason | None:
+    known = {n: b for n, b in SETTING_BOUNDS.items() if SETTINGS_SINCE.get(n, levels.FIRST) <= level}
+    bounds = known.get(name)
     if bounds is None:
-        return NotFound("setting", shown(name), tuple(SETTING_BOUNDS))
+        return NotFound("setting", shown(name), tuple(known))
     low, high = bounds
     if not low <= value <= high:
         return Invalid(name, str(value), f"is outside {low} … {high}")
@@ -139,7 +144,7 @@ def setting_invalid(name: str, value: int) -> Reason | None:
 
 def settings_invalid(settings: Settings) -> Reason | None:
     for name in SETTING_BOUNDS:
-        problem = setting_invalid(name, getattr(settings, name))
+        problem = setting_invalid(name, getattr(settings, name), levels.LATEST)
         if problem is not None:
             return problem
     return None

@@ -20,9 +20,18 @@ from vimraft.core.ids import ClientId, ManagerName, SiteName, VolumeName
 from vimraft.core.tables import Manager, Settings
 
 
+class OldSettings(Struct, frozen=True):
+    """Of levels 1 and 2."""
+
+    unit_bytes: int = 1 << 20
+    lease_ms: int = 4_000
+    io_timeout_ms: int = 30_000
+    history_changes: int = 1_000
+
+
 class _FormCluster(Struct, frozen=True, tag="FormCluster"):
     cluster_id: str
-    settings: Settings
+    settings: OldSettings
 
 
 class _Manager(Struct, frozen=True):
@@ -83,11 +92,15 @@ def present_build(old: OldBuildVolume) -> commands.BuildVolume:
     )
 
 
+def present_settings(old: OldSettings) -> Settings:
+    return Settings(old.unit_bytes, old.lease_ms, old.io_timeout_ms, old.history_changes)
+
+
 def _present(command: Any) -> Command:
     if isinstance(command, OldBuildVolume):
         return present_build(command)
     if isinstance(command, _FormCluster):
-        return commands.FormCluster(command.cluster_id, command.settings)
+        return commands.FormCluster(command.cluster_id, present_settings(command.settings))
     if isinstance(command, _SetManager):
         row = command.manager
         return commands.SetManager(

@@ -302,6 +302,14 @@ class ForceLost(Struct, frozen=True, gc=False, tag=True):
     accept_loss: bool = False
 
 
+class SetReadOnly(Struct, frozen=True, gc=False, tag=True):
+    """Its owner refuses every write, or takes them again. Epoch + 1: once the owner serves that, none of the
+    writes that came before is under way any more."""
+
+    name: VolumeName
+    read_only: bool
+
+
 class TrashVolume(Struct, frozen=True, gc=False, tag=True):
     """Delete for the time being. The name is free again, the space is not. Its id in the trash is the index
     of this command."""
@@ -336,6 +344,7 @@ SINCE_COPIES = (
     MoveSegments,
     AbortMove,
     ForceLost,
+    SetReadOnly,
     TrashVolume,
     RestoreVolume,
     PurgeVolume,
@@ -375,6 +384,7 @@ Command = (
     | MoveSegments
     | AbortMove
     | ForceLost
+    | SetReadOnly
     | TrashVolume
     | RestoreVolume
     | PurgeVolume

@@ -172,12 +172,21 @@ class Lease(Struct, frozen=True, gc=False):
     installed_index: int
 
 
-class Settings(Struct, frozen=True, gc=False):
-    unit_bytes: int = 1 << 20
-    lease_ms: int = 4_000
-    io_timeout_ms: int = 30_000
-    history_changes: int = 1_000
+def _always(value: int) -> Any:
+    """A default that is in the bytes of all levels, although the struct omits defaults."""
+    return msgspec.field(default_factory=lambda: value)
+
+
+class Settings(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What has a plain default appears from level 3 on only, and not in the bytes before (see `levels`)."""
+
+    unit_bytes: int = _always(1 << 20)
+    lease_ms: int = _always(4_000)
+    io_timeout_ms: int = _always(30_000)
+    history_changes: int = _always(1_000)
     """How many map changes `history` keeps."""
+    trash_keep_h: int = 72
+    """So long a deleted volume stays in the trash; 0: volumes are deleted at once."""
 
 
 class SegmentsBefore(Struct, frozen=True, gc=False, array_like=True):

@@ -1,18 +1,26 @@
 """Volumes that are deleted for the time being."""
 
+from msgspec.structs import replace
+
 from tests.copies_cases import level_three, spread, two_copies
-from tests.core_cases import build
+from tests.core_cases import build, three_sites
 from vimraft.core import views
+from vimraft.core.codec import decode_request, encode_request, encode_state
 from vimraft.core.commands import (
     ConfirmRelease,
     DeleteVolume,
+    FormCluster,
     PurgeVolume,
     RemoveManager,
     RemoveRealVolume,
+    Request,
     RestoreVolume,
+    SetReadOnly,
+    SetSetting,
     TrashVolume,
 )
 from vimraft.core.reasons import Exists, InUse, Invalid, NotFound
+from vimraft.core.tables import Settings
 
 
 def trashed():
@@ -94,3 +102,34 @@ def test_the_trash_is_shown_on_its_real_volumes():
     tables.applied(TrashVolume("v"))
     assert views.real_identifying(tables.state, "021a00:0").rows == shown
     assert views.virtual_identifying(tables.state).rows == ()
+
+
+def test_a_volume_is_held_read_only_and_let_go_in_epochs_of_their_own() -> None:
+    tables = two_copies()
+    before = tables.volume()
+    held = tables.applied(SetReadOnly("v", True)).volume
+    assert held is not None
+    assert (held.read_only, held.epoch) == (True, before.epoch + 1)
+    assert tables.applied(SetReadOnly("v", True)).volume == held
+    assert tables.applied(SetReadOnly("v", False)).volume == replace(before, epoch=before.epoch + 2)
+    assert tables.refused(SetReadOnly("w", True)) == NotFound("virtual volume", "w", ("v",))
+
+
+def test_how_long_the_trash_is_kept_is_a_setting_of_level_3() -> None:
+    tables = level_three()
+    tables.applied(SetSetting("trash_keep_h", 5))
+    assert tables.state.settings.trash_keep_h == 5
+    assert isinstance(tables.refused(SetSetting("trash_keep_h", -1)), Invalid)
+    before = three_sites()
+    reason = before.refused(SetSetting("trash_keep_h", 5))
+    assert isinstance(reason, NotFound)
+    assert "trash_keep_h" not in reason.known
+
+
+def test_below_level_3_no_bytes_speak_of_the_trash() -> None:
+    formed = FormCluster("c", Settings(trash_keep_h=5), level=2)
+    for level in (1, 2):
+        command = replace(formed, level=level)
+        request = decode_request(encode_request(Request("me", 1, 1, "me", command), level))
+        assert request.command == FormCluster("c", Settings(), level=level)
+    assert b"trash" not in encode_state(three_sites().state)
