@@ -2,16 +2,17 @@
 
 May live here: dialling, pooling, carrying one request. A link belongs to one store, volume, copy, epoch and
 session, and to one thread while it is out of the pool. Every wait is bounded: the watchdog shuts the socket
-of whatever is overdue. A link that broke is gone; what was under way on it has an unknown outcome (`PeerLost`),
-and the owner's machine begins a newer session, for which the next link is dialled. A store that cannot be
-reached is not dialled again before a pause that doubles.
+of whatever is overdue. A link that broke is gone; what was under way on it has an unknown outcome
+(`PeerLost`), and the owner's machine begins a newer session, for which the next link is dialled. A store that
+cannot be reached is not dialled again before a pause that doubles.
 """
 
 import contextlib
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import nbd
@@ -33,6 +34,7 @@ BACK_OFF_LAST_S = 1.0
 POLL_MS = 1_000
 DATA_KINDS = frozenset(("read", "write", "zero", "trim"))
 _monotonic = time.monotonic
+_DIRECTIONS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}
 
 
 class Place(NamedTuple):
@@ -291,3 +293,25 @@ class PeerStores:
         except ValueError:
             return  # in use
         self.drop(link)
+
+
+def poll_flights(flights: Sequence[Flight]) -> None:
+    """Until something came for one of them, or a while."""
+    if len(flights) == 1:
+        with contextlib.suppress(nbd.Error):  # its answer says so
+            flights[0].link.handle.poll(POLL_MS)
+        return
+    poller = select.poll()
+    by_fd: dict[int, nbd.NBD] = {}
+    for flight in flights:
+        handle = flight.link.handle
+        with contextlib.suppress(nbd.Error):
+            fd = handle.aio_get_fd()
+            by_fd[fd] = handle
+            poller.register(fd, _DIRECTIONS.get(handle.aio_get_direction(), select.POLLIN))
+    for fd, events in poller.poll(POLL_MS):
+        with contextlib.suppress(nbd.Error):
+            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                by_fd[fd].aio_notify_read()
+            elif events & select.POLLOUT:
+                by_fd[fd].aio_notify_write()

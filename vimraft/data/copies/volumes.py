@@ -1,0 +1,235 @@
+"""Volumes with several copies that this export owns: what the engine swaps into their gates.
+
+May live here: the beginning and the end of an owner's life by the installed maps, client requests cut to the
+size that machines take, and the feed's messages on their way to the owners. Keeps INV-2: a volume that was
+this manager's when this process began is served only in a newer epoch (`ReopenVolumes`): the earlier life may
+have requests under way in that one.
+"""
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from vimraft.core.ids import ManagerName
+from vimraft.data import feed
+from vimraft.data.copies.owner_side import Client, OwnerSide
+from vimraft.data.copies.shell import LocalStore, Shell
+from vimraft.data.copies.upkeep import Upkeep
+from vimraft.data.copies.workers import boottime_ns
+from vimraft.data.errors import IoError, TryAgain
+from vimraft.data.request import FLUSH, READ, TRIM, WRITE, ZERO, Op
+from vimraft.protocol.desk import Limits
+from vimraft.protocol.owner_effects import Installed, Reply, RequestKind
+
+MAX_REQUEST_BYTES = 32 << 20
+"""Of one request to a machine; longer zeros and trims are made one after the other."""
+MS = 1_000_000
+STORE_TIMEOUT_PART = 3
+"""A store is taken for lost so early that there is time for a retirement within the I/O timeout."""
+LONGEST_STORE_TIMEOUT_MS = 10_000
+_KINDS: dict[int, RequestKind] = {READ: "read", WRITE: "write", ZERO: "zero", TRIM: "trim"}
+
+
+def limits(io_timeout_s: float) -> Limits:
+    io_timeout_ms = int(io_timeout_s * 1000)
+    store_ms = min(LONGEST_STORE_TIMEOUT_MS, io_timeout_ms // STORE_TIMEOUT_PART)
+    return Limits(io_timeout_ns=io_timeout_ms * MS, store_timeout_ns=store_ms * MS)
+
+
+class OwnedVolume:
+    """Of one volume, for as long as its gate has plans of kind "copies"."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        store: LocalStore,
+        first: feed.VolumeMap,
+        *,
+        former_epoch: int,
+        cachers: Callable[[], Iterable[ManagerName]],
+        io_timeout_s: Callable[[], float],
+    ) -> None:
+        self.name = first.name
+        self._shell = shell
+        self._store = store
+        self._former_epoch = former_epoch
+        self._cachers = cachers
+        self._io_timeout_s = io_timeout_s
+        self._side: OwnerSide | None = None
+        self._upkeep: Upkeep | None = None
+        self._epoch = 0
+        self._changed = threading.Condition()
+        self.follow(first)
+
+    # --- maps, in the order of the log ----------------------------------------------------------------
+
+    def follow(self, newer: feed.VolumeMap) -> None:
+        """Does not wait; see `wait_installed`."""
+        assert newer.copies is not None, "only maps with copies come here"
+        newest = newer.copies.map
+        if self._side is not None:
+            side = self._side
+            side.event(lambda now_ns: side.owner.applied(newest, now_ns))
+        elif newest.epoch > self._former_epoch:
+            self._begin(newer.copies)
+
+    def _begin(self, copies: feed.CopiesMap) -> None:
+        side = OwnerSide(
+            self._shell, copies.map, self._store, limits(self._io_timeout_s()), self._note_installed
+        )
+        book = self._shell.leases
+        side.event(lambda now_ns: side.owner.leases_changed(book.installed, now_ns))
+        self._upkeep = Upkeep(side, self._cachers())
+        self._epoch = copies.map.epoch
+        self._side = side
+        self._upkeep.start()
+
+    def _note_installed(self, effect: Installed) -> None:
+        if self._upkeep is not None:
+            self._upkeep.installed(effect)
+        with self._changed:
+            self._epoch = max(self._epoch, effect.epoch)
+            self._changed.notify_all()
+
+    def wait_installed(self, epoch: int, deadline: float) -> bool:
+        """Until I/O goes by the map of this epoch. It does not wait for the epoch that it may begin in."""
+        with self._changed:
+            return self._side is None or self._changed.wait_for(
+                lambda: self._epoch >= epoch or (self._side is not None and self._side.closed),
+                deadline - time.monotonic(),
+            )
+
+    def close(self, newer: feed.VolumeMap | None) -> None:
+        """`newer`: what ends it; None: the volume is gone, or this process ends."""
+        side, upkeep = self._side, self._upkeep
+        if side is None:
+            return
+        if newer is not None and newer.copies is not None:
+            newest = newer.copies.map
+            side.event(lambda now_ns: side.owner.applied(newest, now_ns))
+        side.close()
+        if upkeep is not None:
+            upkeep.tell_move()
+        with self._changed:
+            self._changed.notify_all()
+
+    # --- clients ----------------------------------------------------------------------------------------
+
+    def run(self, op: Op, client: Client) -> None:
+        """What is pending of `op`. Raises IoError and TryAgain."""
+        side = self._side
+        if side is None:
+            raise TryAgain("it waits for an epoch of its own in the tables")
+        if op.kind == FLUSH:
+            _judge(self.name, side.request("flush", 0, 0, b"", fua=False, client=client))
+            op.pending = []
+            return
+        if op.fast:
+            raise IoError(errno.EOPNOTSUPP, "zeroing several copies is not known to be fast")
+        size_bytes = side.owner.desk.newest.size_bytes
+        while op.pending:
+            offset, left = op.pending[0]
+            if offset < 0 or offset + left > size_bytes:
+                raise IoError(errno.EINVAL, f"{offset}+{left} lies outside of {self.name}")
+            length = min(left, MAX_REQUEST_BYTES)
+            if length:
+                self._one(side, op, offset, length, client)
+            op.pending[:1] = [(offset + length, left - length)] if left > length else []
+
+    def _one(self, side: OwnerSide, op: Op, offset: int, length: int, client: Client) -> None:
+        data = bytes(op.part(offset, length)) if op.kind == WRITE else b""
+        reply = side.request(_KINDS[op.kind], offset, offset + length, data, fua=op.fua, client=client)
+        _judge(self.name, reply)
+        if op.kind == READ:
+            op.part(offset, length)[:] = reply.data
+
+    # --- the feed -----------------------------------------------------------------------------------------
+
+    def leases_changed(self) -> None:
+        side = self._side
+        if side is not None:
+            side.event(lambda now_ns: side.owner.leases_changed(self._shell.leases.installed, now_ns))
+
+    def move(self, token: int, new_owner: ManagerName) -> None:
+        if self._upkeep is None:
+            self._shell.tell(feed.MoveDone(token, False, f"{self.name}: its owner does not serve yet"))
+        else:
+            self._upkeep.move(token, new_owner)
+
+    def status(self) -> feed.CopiesStatus | None:
+        return None if self._upkeep is None else self._upkeep.status()
+
+
+def _judge(name: str, reply: Reply) -> None:
+    if reply.how == "failed":
+        raise IoError(errno.EIO, f"{name}: not done at any copy that counts within the I/O timeout")
+    if reply.how != "done":
+        raise TryAgain("another owner takes over" if reply.how == "moved" else "too many requests wait")
+
+
+class OwnedVolumes:
+    """All of one export."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        store_of: Callable[[feed.VolumeMap], LocalStore],
+        *,
+        cachers: Callable[[], Iterable[ManagerName]],
+        io_timeout_s: Callable[[], float],
+    ) -> None:
+        self.shell = shell
+        self._store_of = store_of
+        self._cachers = cachers
+        self._io_timeout_s = io_timeout_s
+        self._former: dict[str, int] = {}
+        """Epoch in which this process found volumes as its manager's when it began."""
+        self._met = False
+        self._volumes: dict[str, OwnedVolume] = {}
+
+    def meet(self, volumes: Iterable[feed.VolumeMap]) -> None:
+        """The first map of this process, before it is installed."""
+        if not self._met:
+            self._met = True
+            self._former = {volume.name: volume.epoch for volume in volumes if volume.owned}
+
+    def open(self, first: feed.VolumeMap) -> OwnedVolume:
+        volume = self._volumes[first.name] = OwnedVolume(
+            self.shell,
+            self._store_of(first),
+            first,
+            former_epoch=self._former.get(first.name, 0),
+            cachers=self._cachers,
+            io_timeout_s=self._io_timeout_s,
+        )
+        return volume
+
+    def close(self, volume: OwnedVolume, newer: feed.VolumeMap | None) -> None:
+        volume.close(newer)
+        if self._volumes.get(volume.name) is volume:
+            del self._volumes[volume.name]
+
+    def set_lease(self, boottime_until_ns: int) -> None:
+        self.shell.leases.own_until(boottime_until_ns)
+        self._leases_changed()
+
+    def note_leases(self, leases: feed.Leases) -> None:
+        self.shell.leases.table(leases, boottime_ns())
+        self._leases_changed()
+
+    def _leases_changed(self) -> None:
+        for volume in tuple(self._volumes.values()):
+            volume.leases_changed()
+
+    def move(self, wanted: feed.MoveOwnerTo) -> None:
+        volume = self._volumes.get(wanted.volume)
+        if volume is None:
+            text = f"{wanted.volume}: this manager does not own it with several copies"
+            self.shell.tell(feed.MoveDone(wanted.token, False, text))
+        else:
+            volume.move(wanted.token, ManagerName(wanted.new_owner))
+
+    def status(self) -> dict[str, feed.CopiesStatus]:
+        found = {name: volume.status() for name, volume in tuple(self._volumes.items())}
+        return {name: status for name, status in found.items() if status is not None}
