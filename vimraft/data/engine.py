@@ -15,10 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from vimraft.core.ids import ManagerName
+from vimraft.data.copies.shell import NoStore, Shell
+from vimraft.data.copies.volumes import OwnedVolume, OwnedVolumes
 from vimraft.data.drain import Drain, drain_all
 from vimraft.data.errors import OlderMap, OpenError, PeerLost
 from vimraft.data.feed import (
     Boot,
+    CopiesStatus,
     Decided,
     FromPlane,
     IoCounters,
@@ -38,7 +42,7 @@ from vimraft.data.real_table import RealTable
 from vimraft.data.reals import GONE, Opener, RealSlot, open_labelled
 from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe, describe_ticket
 from vimraft.data.sessions import NotPresentLife, PeerExport, SessionTable, parse_peer_export
-from vimraft.data.volume import FORWARD, SEGMENTS, Plan, make_plan
+from vimraft.data.volume import FORWARD, SEGMENTS, Plan, make_plan, same_volume
 
 FIRST_MAP_S = 10.0
 """How long a client that comes before the first map waits for it."""
@@ -76,6 +80,16 @@ class Plane:
         self._client_class = ParallelHandle if parallel else Handle
         self._peer_class = ParallelHandle if parallel else PeerHandle
         self._io_timeout_s = 30.0
+        shell = Shell(
+            ManagerName(manager), self.instance, copies_dir,
+            address_of=self._store_address, tell=self._tell_manager, log=log,
+        )  # fmt: skip
+        self.copies = OwnedVolumes(
+            shell,
+            lambda _volume: NoStore(self.boot_id),
+            cachers=lambda: [ManagerName(peer) for peer in self._peers],
+            io_timeout_s=lambda: self._io_timeout_s,
+        )
         self._volumes: dict[str, VolumeGate] = {}
         self._maps: dict[str, VolumeMap] = {}
         self._peers: dict[str, PeerSpec] = {}
@@ -105,6 +119,7 @@ class Plane:
                 gate.io_timeout_s = self._io_timeout_s
             self._install_peers(update)
             changed_reals, retired = self._reals.install(update)
+            self.copies.meet(update.volumes)
             maps = {volume.name: volume for volume in update.volumes}
             gone = set(update.removed_volumes) - maps.keys()
             if update.full:
@@ -133,31 +148,49 @@ class Plane:
 
         def install(gate: VolumeGate, plan: Plan, start_ns: int) -> None:
             nonlocal longest_us
+            if plan.kind == "copies":
+                plan.copies = self.copies.open(plan.map)
             gate.swap(plan)
             gate.release(CHANGE)
             self._maps[plan.map.name] = plan.map
             longest_us = max(longest_us, (time.perf_counter_ns() - start_ns) // 1000)
 
+        followed: list[tuple[OwnedVolume, int]] = []
         for plan in [make_plan(volume, self.role, self._reals.slot) for volume in volumes]:
             name = plan.map.name
             gate = self._volumes.get(name)
-            if gate is not None and gate.plan.map.local_name != plan.map.local_name:
+            if gate is not None and not same_volume(gate.plan.map, plan.map):
                 drains += self._remove(name)  # deleted, and another one built under its name
                 gate = None
             if gate is None:
                 self._add(plan)
                 continue
+            owned = gate.plan.copies
+            if owned is not None and plan.kind == "copies":
+                plan.copies = owned
+                owned.follow(plan.map)  # it holds, drains and goes on by itself
+                followed.append((owned, plan.epoch))
+                gate.swap(plan)
+                self._maps[name] = plan.map
+                continue
             start_ns = time.perf_counter_ns()
             gate.hold(CHANGE)
+            if owned is not None:
+                self.copies.close(owned, plan.map)
             if gate.idle:
                 install(gate, plan, start_ns)
             else:
                 drains.append(Drain(gate, partial(install, gate, plan, start_ns)))
         self._drain(drains)
+        deadline = time.monotonic() + self._io_timeout_s
+        for owned, epoch in followed:
+            owned.wait_installed(epoch, deadline)
         return longest_us
 
     def _add(self, plan: Plan) -> None:
         name = plan.map.name
+        if plan.kind == "copies":
+            plan.copies = self.copies.open(plan.map)
         gate = VolumeGate(plan, self.lease, self._io_timeout_s)
         for token, names in self._holds.items():
             if not names or name in names:
@@ -171,6 +204,8 @@ class Plane:
         if gate is None:
             return []
         gate.remove("the volume was removed")
+        if gate.plan.copies is not None:
+            self.copies.close(gate.plan.copies, None)
         return [Drain(gate, lambda: None if name in self._volumes else self.links.forget(name))]
 
     def _drain(self, drains: list[Drain]) -> None:
@@ -212,18 +247,19 @@ class Plane:
 
     def set_lease(self, boottime_ns: int) -> None:
         self.lease.until_ns = boottime_ns
+        self.copies.set_lease(boottime_ns)
         for gate in tuple(self._volumes.values()):
             if gate.plan.needs_lease:
                 gate.wake()
 
     def note_leases(self, leases: Leases) -> None:
-        """For the owners of volumes with copies; there is none in this process."""
+        self.copies.note_leases(leases)
 
     def note_decided(self, decided: Decided) -> None:
-        """As above."""
+        self.copies.shell.decided(decided)
 
     def move_owner(self, wanted: MoveOwnerTo) -> None:
-        """As above."""
+        self.copies.move(wanted)
 
     def reopen_missing(self) -> None:
         """Called about once a second; does not wait."""
@@ -243,7 +279,10 @@ class Plane:
         self.stopping = True
         for gate in tuple(self._volumes.values()):
             gate.remove("this process is stopping")
+            if gate.plan.copies is not None:
+                self.copies.close(gate.plan.copies, None)
         self.links.abort()
+        self.copies.shell.links.abort()
 
     def flush_all(self) -> None:
         for slot in self._reals.slots():
@@ -340,6 +379,12 @@ class Plane:
             raise PeerLost(f"no address of {key.peer} is known")
         return host.strip("[]"), int(port)
 
+    def _store_address(self, manager: ManagerName) -> tuple[str, int]:
+        return self._address_of(LinkKey(SEGMENTS, manager, ""))
+
+    def _tell_manager(self, message: Proposal | MoveDone) -> None:
+        self.tell(message)
+
     def _note_vitals(self, key: LinkKey, vitals: Vitals) -> None:
         gate = self._volumes.get(key.volume)
         if gate is not None:
@@ -367,7 +412,7 @@ class Plane:
 
     def untold(self) -> list[FromPlane]:
         """What a manager that has just connected must be told again: it may never have heard of it."""
-        return []
+        return self.copies.shell.undecided()
 
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:
@@ -381,9 +426,16 @@ class Plane:
                 )
         return {name: _volume_counters(gate) for name, gate in gates}, reals, sum(g.waiting for _, g in gates)
 
+    def copies_status(self) -> dict[str, CopiesStatus]:
+        return self.copies.status()
+
 
 def _uses(volume: VolumeMap, reals: set[str]) -> bool:
-    return bool(reals) and any(s.real in reals and not s.manager for s in volume.segments)
+    if not reals:
+        return False
+    copies = volume.copies.segments.values() if volume.copies is not None else ()
+    here = [segment for segments in (volume.segments, *copies) for segment in segments]
+    return any(segment.real in reals and not segment.manager for segment in here)
 
 
 def _volume_counters(gate: VolumeGate) -> IoCounters:

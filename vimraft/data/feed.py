@@ -63,6 +63,9 @@ class VolumeMap(Struct, frozen=True):
     segments: tuple[PlaneSegment, ...]
     copies: CopiesMap | None = None
     """Not None: `segments` is empty, and the machines of vimraft.protocol serve the volume."""
+    copy_names: tuple[str, ...] = ()
+    """Local names of all copies, in every process (of a volume with one copy it may be empty). Two maps of
+    one name that have no local name in common are of two volumes."""
 
 
 class BackendSpec(Struct, frozen=True):

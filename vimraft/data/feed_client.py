@@ -155,7 +155,7 @@ class FeedClient:
             return
         while self._problems and conversation.send(self._problems[0]):
             self._problems.popleft()
-        conversation.send(feed.Stats(*self._engine.stats()))
+        conversation.send(feed.Stats(*self._engine.stats(), self._engine.copies_status()))
 
 
 def log_line(event: str, **fields: Any) -> str:

@@ -91,6 +91,7 @@ class DataProcess:
         self._plane = plane
         self._catch_signals()
         plane.links.start()
+        plane.copies.shell.links.start()
         client.start()
         log(
             "process.started",

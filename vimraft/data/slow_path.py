@@ -6,9 +6,11 @@ flush of any connection flushes all of them, at all stores.
 """
 
 import errno
+import itertools
 import time
 from typing import Protocol
 
+from vimraft.data.copies.owner_side import Client
 from vimraft.data.errors import IoError, PeerLost, RealBusy, TryAgain, wire_errno
 from vimraft.data.gate import VolumeGate
 from vimraft.data.reals import RealSlot
@@ -48,6 +50,7 @@ class Watch(Protocol):
 
 
 _clock_ns = time.perf_counter_ns
+_clients = itertools.count(1)
 
 
 def _pop(links: list[Link] | None) -> Link | None:
@@ -62,8 +65,8 @@ class SlowPath:
     """`busy`, `superseded`, `epoch`: see gate and sessions. Counters are plain attributes."""
 
     __slots__ = (
-        "_idle", "_losses_seen", "busy", "epoch", "errors", "flushes", "forwarded", "gate", "pin", "pool",
-        "read_bytes", "read_ns", "reads", "size_bytes", "stranded", "superseded", "ticket", "watch",
+        "_idle", "_losses_seen", "busy", "client", "epoch", "errors", "flushes", "forwarded", "gate", "pin",
+        "pool", "read_bytes", "read_ns", "reads", "size_bytes", "stranded", "superseded", "ticket", "watch",
         "writable", "write_bytes", "write_ns", "writes",
     )  # fmt: skip
 
@@ -83,6 +86,7 @@ class SlowPath:
         self.read_ns = self.write_ns = self.flushes = self.errors = self.forwarded = 0
         self._idle: dict[LinkKey, list[Link]] = {}
         """Links at rest, which the pool may reclaim at any time: `pop` and `append` only."""
+        self.client = Client(f"{pool.session_prefix}{next(_clients)}", gate.plan.epoch)
         self.stranded: Link | None = None
         """What the hot path leaves to `_run` after a failure."""
         self._losses_seen = gate.losses()
@@ -166,6 +170,13 @@ class SlowPath:
 
     def _attempt(self, plan: Plan, op: Op, deadline: float) -> None:
         """Do what is pending of `op` by `plan`, and keep what could not be done pending."""
+        if plan.copies is not None:
+            if op.kind != READ and not plan.writable:
+                raise IoError(errno.EROFS, f"{plan.map.name} is read-only")
+            plan.copies.run(op, self.client)
+            if op.kind == FLUSH:
+                self._losses_seen = self.gate.losses()  # what was lost at copies, their owner has told
+            return
         if op.kind == FLUSH:
             self._flush(plan, op, deadline)
             return

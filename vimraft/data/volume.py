@@ -7,7 +7,7 @@ May live here: the plan and how it is made from a VolumeMap. No I/O. A plan is r
 import errno
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from vimraft.data.backends.base import Backend, Counters
 from vimraft.data.errors import IoError
@@ -15,7 +15,10 @@ from vimraft.data.feed import Role, VolumeMap
 from vimraft.data.reals import RealSlot
 from vimraft.data.remote import LinkKey
 
-Kind = Literal["owned", "forward", "store"]
+if TYPE_CHECKING:
+    from vimraft.data.copies.volumes import OwnedVolume
+
+Kind = Literal["owned", "forward", "store", "copies"]
 FORWARD = ".forward"
 SEGMENTS = ".segments"
 
@@ -56,6 +59,7 @@ class Plan:
     """How one volume is served now."""
 
     __slots__ = (
+        "copies",
         "entries",
         "epoch",
         "fast",
@@ -72,6 +76,8 @@ class Plan:
     def __init__(self, volume: VolumeMap, kind: Kind, entries: Sequence[Entry]) -> None:
         self.map = volume
         self.kind: Kind = kind
+        self.copies: OwnedVolume | None = None
+        """Who carries requests out, if `kind` is "copies"; set before the plan is installed."""
         self.epoch = volume.epoch
         self.size_bytes = volume.size_bytes
         self.writable = not volume.read_only
@@ -114,10 +120,24 @@ def _fast(entry: Entry, writable: bool) -> FastEntry:
     return FastEntry(entry.end, backend.fd, write_fd, entry.delta, backend.counters, backend, None)
 
 
+def same_volume(a: VolumeMap, b: VolumeMap) -> bool:
+    """Or another one was built under its name: local names are never used twice."""
+    return bool(_local_names(a) & _local_names(b))
+
+
+def _local_names(volume: VolumeMap) -> set[str]:
+    names = {volume.local_name, *volume.copy_names}
+    if volume.copies is not None:
+        names.update(copy.name for copy in volume.copies.map.copies)
+    return names
+
+
 def make_plan(volume: VolumeMap, role: Role, real_of: Callable[[str], RealSlot]) -> Plan:
     if role == "export" and not volume.owned:
         key = LinkKey(FORWARD, volume.owner, volume.name)
         return Plan(volume, "forward", [Entry(0, volume.size_bytes, None, 0, key)])
+    if role == "export" and volume.copies is not None:
+        return Plan(volume, "copies", [Entry(0, volume.size_bytes, None, 0, None)])
     entries = []
     for segment in sorted(volume.segments, key=lambda s: s.offset):
         end = segment.offset + segment.length

@@ -180,7 +180,8 @@ class OwnedVolumes:
         io_timeout_s: Callable[[], float],
     ) -> None:
         self.shell = shell
-        self._store_of = store_of
+        self.store_of = store_of
+        """The store of a volume in this process, asked for when an owner's life begins."""
         self._cachers = cachers
         self._io_timeout_s = io_timeout_s
         self._former: dict[str, int] = {}
@@ -197,7 +198,7 @@ class OwnedVolumes:
     def open(self, first: feed.VolumeMap) -> OwnedVolume:
         volume = self._volumes[first.name] = OwnedVolume(
             self.shell,
-            self._store_of(first),
+            self.store_of(first),
             first,
             former_epoch=self._former.get(first.name, 0),
             cachers=self._cachers,
