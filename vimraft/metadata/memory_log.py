@@ -104,7 +104,10 @@ class MemoryLog:
         if not self.connected or self._closed:
             return
         for data in self._cluster.entries[len(self._outcomes) :]:
-            self._state, outcome = apply(self._state, data)
+            before = self._state
+            self._state, outcome = apply(before, data)
+            if self._subscriptions is not None:
+                self._subscriptions.passed(before, self._state)
             self._outcomes.append(outcome)
         if self._subscriptions is not None:
             self._subscriptions.publish()

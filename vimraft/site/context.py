@@ -15,6 +15,7 @@ from vimraft.data.feed import Problem, Role
 from vimraft.metadata.port import Log, LogError
 from vimraft.site.catalogue import Catalogue, NewEvent
 from vimraft.site.config import Config
+from vimraft.site.copies_board import CopiesBoard
 from vimraft.site.feeder import Feeder
 from vimraft.site.jobs import Jobs
 from vimraft.site.member_views import refusal
@@ -51,6 +52,7 @@ class SiteContext:
         self.jobs = Jobs(config.manager)
         self.volume_rates = RateBoard()
         self.real_rates: dict[Role, RateBoard] = {"export": RateBoard(), "store": RateBoard()}
+        self.copies = CopiesBoard()
         self.problems: dict[str, Problem] = {}
         """Real volume → what its data plane reported since it was last taken into use."""
         self.backup_problem = ""

@@ -2,7 +2,9 @@
 
 May live here: the Unix socket, frames, and which view the connected process has been sent and has
 installed. The newest connection of a role wins; its Hello brings the process's listening sockets.
-Everything that changes what may be served goes down this one channel in order.
+Everything that changes what may be served goes down this one channel in order (see `feed_queue`). When an
+epoch of an owned volume with copies was skipped (too many waited, or they came in a snapshot), the listener
+hears of it: only a new epoch, begun by this manager, makes sure that the owner and the tables agree.
 """
 
 import asyncio
@@ -18,13 +20,18 @@ import structlog
 from vimraft.core.tables import State
 from vimraft.data.feed import (
     HEADER,
+    Boot,
+    Decided,
     FrameError,
     FromPlane,
     Held,
     Hello,
     Installed,
     LeaseUntil,
+    MoveDone,
+    MoveOwnerTo,
     Problem,
+    Proposal,
     Quit,
     Role,
     Stats,
@@ -33,12 +40,19 @@ from vimraft.data.feed import (
     frame_length,
     from_plane,
 )
+from vimraft.site.feed_queue import FeedQueue, leases_of
 from vimraft.site.plane_maps import PlaneView, update, view
 
 log = structlog.get_logger(__name__)
 
 MAX_PASSED_SOCKETS = 8
 HELLO_TIMEOUT_S = 10.0
+LEASES_EVERY_S = 0.25
+"""Renewals of all managers that come closer together are told as one table: a process that installs for as
+long as `io_timeout` takes no more messages than it can queue."""
+
+Said = Proposal | MoveDone | Boot
+"""What a process says about volumes with copies."""
 
 
 class PlaneListener(Protocol):
@@ -53,6 +67,12 @@ class PlaneListener(Protocol):
     def plane_stats(self, role: Role, stats: Stats) -> None: ...
 
     def plane_problem(self, problem: Problem) -> None: ...
+
+    def plane_said(self, hello: Hello, message: Said) -> None: ...
+
+    def plane_skipped(self) -> None:
+        """The export did not see every epoch of the volumes with copies that it owns."""
+        ...
 
 
 class Feeder:
@@ -70,7 +90,11 @@ class Feeder:
         self._manager = manager
         self._incarnation = incarnation
         self._listener = listener
-        self._state: State | None = None
+        self._queue = FeedQueue()
+        self._sent_leases: object = None
+        self._leases_sent_s = 0.0
+        self._epochs: tuple[str, dict[str, int]] = ("", {})
+        """Of the owned volumes with copies as the process knows them, and which life of it."""
         self._sent: tuple[State, PlaneView] | None = None
         self._lease_until_ns = 0
         self._wake = asyncio.Event()
@@ -99,7 +123,16 @@ class Feeder:
 
     def publish(self, state: State) -> None:
         """Bring the process to this state's view (soon if connected, else when it connects)."""
-        self._state = state
+        self._queue.publish(state)
+        self._wake.set()
+
+    def decided(self, message: Decided, index: int) -> None:
+        """Sent after the tables of `index`, which brought it."""
+        self._queue.decided(message, index)
+        self._wake.set()
+
+    def ask(self, message: MoveOwnerTo) -> None:
+        self._queue.ask(message)
         self._wake.set()
 
     def grant_lease(self, boottime_ns: int) -> None:
@@ -118,14 +151,44 @@ class Feeder:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._state is not None:
-                await self._send_map(writer, self._state)
+            while (state := self._queue.next_state()) is not None:
+                await self._send_map(writer, state)
+            if self._sent is not None:
+                for message in self._queue.after(self._sent[0].index):
+                    writer.write(encode_frame(message))
+                self._send_leases(writer, self._sent[0])
             if self._lease_until_ns != lease_sent_ns:
                 lease_sent_ns = self._lease_until_ns
                 writer.write(encode_frame(LeaseUntil(boottime_ns=lease_sent_ns)))
             if self._quit:
                 writer.write(encode_frame(Quit()))
             await writer.drain()
+
+    def _send_leases(self, writer: asyncio.StreamWriter, state: State) -> None:
+        first = self._sent_leases is None
+        if self.role != "export" or self._sent_leases is state.leases or (first and not state.leases):
+            return
+        loop = asyncio.get_running_loop()
+        early_s = self._leases_sent_s + LEASES_EVERY_S - loop.time()
+        if early_s > 0 and not first:
+            loop.call_later(early_s, self._wake.set)
+            return
+        self._sent_leases, self._leases_sent_s = state.leases, loop.time()
+        writer.write(encode_frame(leases_of(state)))
+
+    def _note_epochs(self, new: PlaneView) -> None:
+        """Of the export's volumes: one epoch after the other, else somebody must begin another."""
+        if self.role != "export" or self.hello is None:
+            return
+        epochs = {name: v.epoch for name, v in new.volumes.items() if v.copies is not None}
+        instance, known = self._epochs
+        self._epochs = (self.hello.instance, epochs)
+        if instance != self.hello.instance:
+            return
+        skipped = sorted(name for name, epoch in epochs.items() if epoch > known.get(name, epoch) + 1)
+        if skipped:
+            log.warning("feed.epochs_skipped", volumes=skipped[:10])
+            self._listener.plane_skipped()
 
     async def _send_map(self, writer: asyncio.StreamWriter, state: State) -> None:
         before = self._sent
@@ -140,6 +203,7 @@ class Feeder:
                 writer.write(encode_frame(message))
                 self._awaited = message.index
             self._sent = (state, new)
+            self._note_epochs(new)
             await writer.drain()
         if self._awaited <= self.installed_index:
             self._note_installed(state.index)
@@ -184,6 +248,8 @@ class Feeder:
         sending: asyncio.Task[None] | None = None
         try:
             self.hello, self._sent, self.installed_index, self._awaited = hello, None, -1, -1
+            self._queue.restart()
+            self._sent_leases = None
             log.info("feed.connected", role=self.role, pid=hello.pid, instance=hello.instance)
             writer.write(encode_frame(Welcome(manager=self._manager, incarnation=self._incarnation)))
             self._listener.plane_connected(self.role, hello, passed)
@@ -212,6 +278,9 @@ class Feeder:
                 self._listener.plane_stats(self.role, message)
             case Problem():
                 self._listener.plane_problem(message)
+            case Proposal() | MoveDone() | Boot():
+                if self.hello is not None:
+                    self._listener.plane_said(self.hello, message)
             case Held() | Hello():
                 pass
 
@@ -241,6 +310,7 @@ def _same_tables(a: State, b: State) -> bool:
         and a.reals is b.reals
         and a.sites is b.sites
         and a.managers is b.managers
+        and a.boots is b.boots
         and a.settings == b.settings
     )
 

@@ -35,7 +35,8 @@ from vimraft.site.changes import ChangeOperations
 from vimraft.site.changes_to_events import events_between
 from vimraft.site.config import Config, split_address
 from vimraft.site.context import PROPOSE_MS, SiteContext
-from vimraft.site.feeder import Feeder
+from vimraft.site.copies_part import CopiesPart
+from vimraft.site.feeder import Feeder, Said
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
 from vimraft.site.join import ask_for_seat
@@ -90,10 +91,11 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
             replicated_log,
             config.manager,
             incarnation,
-            life=lambda: self._life if self._reopened_life == self._life else 0,
+            life=lambda: self._life if self._may_own() and self._copies.may_own() else 0,
             installed_index=self.site.installed_index,
             granted=feeders["export"].grant_lease,
         )
+        self._copies = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
         self._releases = ReleaseWorker(self.site)
         self._life = 0
         self._reopened_life = -1
@@ -138,6 +140,7 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
             supervisor.start()
         self.health.start()
         self._lease.start()
+        self._copies.start()
         self._releases.start()
         self._spawn(keep_registered(self.site))
         self._spawn(ask_for_seat(self.config, self.token, self.site.log))
@@ -161,6 +164,7 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
                 for role, supervisor in self.site.supervisors.items()
             )
         )
+        await self._copies.stop()
         await self._lease.stop()
         await self.health.stop()
         for feeder in self.site.feeders.values():
@@ -181,6 +185,7 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
     def _tables_changed(self, previous: State, current: State) -> None:
         for feeder in self.site.feeders.values():
             feeder.publish(current)
+        self._copies.tables_changed(current)
         self._releases.look()
         if previous.reals is not current.reals:
             self._forget_mended(previous, current)
@@ -223,6 +228,18 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
         self.site.real_rates[role].add(now_s, stats.reals)
         if role == "export":
             self.site.volume_rates.add(now_s, stats.volumes)
+            self.site.copies.add(now_s, stats.copies)
+
+    def plane_said(self, hello: Hello, message: Said) -> None:
+        self._copies.said(hello, message)
+
+    def plane_skipped(self) -> None:
+        """A new epoch of what is owned here: until it is installed, there is no further lease."""
+        self._life += 1
+        self._spawn(self._reopen(self._life))
+
+    def _may_own(self) -> bool:
+        return self._reopened_life == self._life
 
     def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem:

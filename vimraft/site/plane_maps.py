@@ -2,13 +2,21 @@
 
 May live here: State → VolumeMap / BackendSpec / PeerSpec for one manager and role, and the difference
 between two such views as one MapUpdate. The sole-holder rule (needs_lease) is decided here.
+
+A volume with copies gets a `CopiesMap` in the owner's export and in every store that has segments of any copy
+(the owner's own store process too: it knows by `owned` that the export keeps its record). Other exports
+forward, as ever. Its `map.index` is that of the tables in which it changed last, or newer.
 """
 
+import msgspec
 from msgspec import Struct
 
+from vimraft.core.change import holders, volume_segments
+from vimraft.core.copies import is_copied
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName
 from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
-from vimraft.data.feed import BackendSpec, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
+from vimraft.data.feed import BackendSpec, CopiesMap, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
+from vimraft.protocol import maps
 
 
 class PlaneView(Struct, frozen=True):
@@ -71,6 +79,8 @@ def serving_replica(volume: Volume) -> Replica | None:
 
 def volume_map(state: State, manager: str, role: Role, volume: Volume) -> VolumeMap | None:
     """None: this process has nothing to do with the volume."""
+    if is_copied(volume):
+        return _copied_map(state, manager, role, volume)
     replica = serving_replica(volume)
     owned = volume.owner == manager
     segments: tuple[PlaneSegment, ...] = ()
@@ -88,6 +98,44 @@ def volume_map(state: State, manager: str, role: Role, volume: Volume) -> Volume
         read_only=volume.read_only,
         local_name=replica.local_name if replica is not None else "",
         segments=segments,
+    )
+
+
+def _copied_map(state: State, manager: str, role: Role, volume: Volume) -> VolumeMap | None:
+    owned = volume.owner == manager
+    held_by = holders(state, volume_segments(volume))
+    if role == "store" and ManagerName(manager) not in held_by:
+        return None
+    copies: CopiesMap | None = None
+    if role == "store" or owned:
+        by_copy = maps.map_of(state, volume.name)
+        assert by_copy is not None, f"volume {volume.name} is in the tables"
+        parts: dict[str, tuple[Segment, ...]] = {}
+        for replica in volume.replicas:
+            parts[replica.local_name] = replica.segments
+            if replica.moving:
+                parts[maps.moving_name(replica.local_name)] = replica.moving
+        local = {
+            name: _plane_segments(state, manager, segments, local_only=True)
+            for name, segments in parts.items()
+        }
+        copies = CopiesMap(
+            map=by_copy,
+            segments={name: segments for name, segments in local.items() if segments},
+            boots={str(name): state.boots[name] for name in sorted(held_by) if name in state.boots},
+        )
+    serving = serving_replica(volume)
+    return VolumeMap(
+        name=volume.name,
+        size_bytes=volume.size_bytes,
+        epoch=volume.epoch,
+        owner=volume.owner,
+        owned=owned,
+        needs_lease=owned and not is_sole_holder(state, volume),
+        read_only=volume.read_only,
+        local_name=serving.local_name if serving is not None else "",
+        segments=(),
+        copies=copies,
     )
 
 
@@ -119,7 +167,8 @@ def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView]
     reusable: PlaneView | None = None
     if before is not None:
         old_state, old = before
-        if old_state.sites is state.sites and _placement(old_state) == _placement(state):
+        same_boots = old_state.boots is state.boots
+        if old_state.sites is state.sites and same_boots and _placement(old_state) == _placement(state):
             reusable = old
     volumes: dict[str, VolumeMap] = {}
     for name, volume in state.volumes.items():
@@ -127,6 +176,7 @@ def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView]
             known = reusable.volumes.get(name)
         else:
             known = volume_map(state, manager, role, volume)
+            known = _unless_only_newer(known, before[1].volumes.get(name) if before else None)
         if known is not None:
             volumes[name] = known
     peers = {
@@ -135,6 +185,18 @@ def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView]
         if m.name != manager
     }
     return PlaneView(volumes, _backends(state, manager), peers)
+
+
+def _unless_only_newer(new: VolumeMap | None, old: VolumeMap | None) -> VolumeMap | None:
+    """The old one, if nothing but the index differs: it need not be sent again."""
+    if new is None or old is None or new.copies is None or old.copies is None:
+        return new
+    index = old.copies.map.index
+    same = msgspec.structs.replace(
+        new,
+        copies=msgspec.structs.replace(new.copies, map=msgspec.structs.replace(new.copies.map, index=index)),
+    )
+    return old if same == old else new
 
 
 def update(old: PlaneView | None, new: PlaneView, *, index: int, io_timeout_ms: int) -> MapUpdate | None:

@@ -25,7 +25,7 @@ from vimraft.data.feed import (
     encode_frame,
     to_plane,
 )
-from vimraft.site.feeder import Feeder
+from vimraft.site.feeder import Feeder, Said
 
 
 class Listener:
@@ -33,6 +33,8 @@ class Listener:
         self.sockets: list[socket.socket] = []
         self.problems: list[Problem] = []
         self.installed = 0
+        self.said: list[Said] = []
+        self.skipped = 0
 
     def plane_connected(self, role: Role, hello: Hello, passed: list[socket.socket]) -> None:
         self.sockets += passed
@@ -44,6 +46,12 @@ class Listener:
 
     def plane_problem(self, problem: Problem) -> None:
         self.problems.append(problem)
+
+    def plane_said(self, hello: Hello, message: Said) -> None:
+        self.said.append(message)
+
+    def plane_skipped(self) -> None:
+        self.skipped += 1
 
 
 class Process:

@@ -98,8 +98,14 @@ class PySyncObjLog:
         try:
             disk = OsDisk(config.raft_dir)
             found = recover(disk, config)
+
+            def apply(state: State, data: bytes) -> tuple[State, bytes]:
+                after, outcome = apply_command(state, data)
+                self._subscriptions.passed(state, after)
+                return after, outcome
+
             hooks = NodeHooks(
-                apply=apply_command,
+                apply=apply,
                 fatal=fatal,
                 changed=self._proposals.answers.changed,
                 answered=self._proposals.answers.flush,
