@@ -126,6 +126,9 @@ class Loaded(Struct, frozen=True):
     number: int
     """Of the next frame."""
 
+    def record(self) -> StoreRecord:
+        return StoreRecord.of(self.changes)
+
 
 def parse(data: bytes, where: str) -> Loaded:
     """Raises RecordError: there is no header, or damage in the middle."""
@@ -201,7 +204,7 @@ class RecordFile:
 
     def load(self) -> StoreRecord:
         """What the disk has."""
-        return StoreRecord.of(self._read().changes)
+        return self._read().record()
 
     def _read(self) -> Loaded:
         return parse(_read_all(self._fd, str(self.path)), str(self.path))
@@ -243,7 +246,7 @@ class RecordFile:
 
     def _rewrite(self, volume: str, copies: tuple[str, ...]) -> None:
         header = Header(FORMAT, uuid.uuid4().hex, volume, copies)
-        body = _encoder.encode(StoreRecord.of(self._read().changes).changes())
+        body = _encoder.encode(self._read().record().changes())
         fd, end = _write_new(self.path, header, body, self._disk)
         self._held.append(fd)
         os.rename(_fresh(self.path), self.path)
