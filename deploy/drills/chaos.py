@@ -224,7 +224,7 @@ class Chaos:
             now.blocks_checked, wrong = checks.writes_kept(self._cluster, self._writers, through)
             now.violations += wrong
             now.violations += checks.promises_kept(
-                self._attached(), self._volumes, now.faults, self._io_timeout_s
+                self._cluster, self._attached(), self._volumes, now.faults, self._io_timeout_s
             )
             self._volumes = {v.name: layout.look(self._cluster, v) for v in self._volumes.values()}
         except ApiProblem as problem:

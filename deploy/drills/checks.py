@@ -18,7 +18,7 @@ from drills.blocks import BLOCK_BYTES, decode
 from drills.changes import Changer
 from drills.clusters import ApiProblem, Cluster, Site, run
 from drills.layout import Volume
-from drills.promises import UNAFFECTED_S, may_disconnect, may_fail, touches
+from drills.promises import UNAFFECTED_S, may_disconnect, may_fail, touched
 from drills.record import Records
 from drills.report import FaultRun
 from drills.workload import Attached, Writer, connect, uri_of
@@ -112,15 +112,19 @@ def changes_kept(cluster: Cluster, changer: Changer) -> list[str]:
 
 
 def promises_kept(
-    clients: list[Attached], volumes: dict[str, Volume], faults: list[FaultRun], io_timeout_s: float
+    cluster: Cluster,
+    clients: list[Attached],
+    volumes: dict[str, Volume],
+    faults: list[FaultRun],
+    io_timeout_s: float,
 ) -> list[str]:
     """Who was not to notice a fault did not; who was to wait did not fail. See `promises`."""
     found = []
-    injected = [fault for fault in faults if fault.injected_s]
+    injected, sites = [fault for fault in faults if fault.injected_s], len(cluster.sites)
     for client in clients:
         volume = volumes[client.volume]
-        touched = [f"{f.fault} {f.site}" for f in injected if touches(f, volume, client.site)]
-        if not touched and client.seen.longest_s > UNAFFECTED_S:
+        free = not touched(injected, volume, client.site, sites)
+        if free and client.seen.longest_s > UNAFFECTED_S:
             found.append(f"{client.name} waited {client.seen.longest_s:.1f} s and nothing there was touched")
         for failure in client.seen.failures:
             if failure.answered and not may_fail(injected, volume, io_timeout_s):

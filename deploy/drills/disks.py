@@ -7,6 +7,7 @@ another backend is possible under a running cluster; and a ballast file fills th
 Keeps: no byte of a real volume is changed.
 """
 
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from drills.clusters import PLANES, ApiProblem, Cluster, Site, wait_for
 from drills.fault import Asked, asked_site, end_keeper, keeper_of, start_keeper
 from drills.kills import KILL_S
-from drills.processes import DrillError, end, from_list
+from drills.processes import DrillError, end, from_list, is_stopped
 from drills.record import Record
 
 IO_CALLS = "preadv,preadv2,pread64,pwritev,pwritev2,pwrite64,fdatasync,fsync,fallocate"
@@ -24,6 +25,7 @@ MAX_DELAY_MS = 10_000
 DELAY_MS = 50
 MAX_EVERY = 1_000_000
 INCLUDE_S = 60.0
+REOPEN_S = 30.0
 FREE_LEFT_BYTES = 64 << 10
 """So little is left that the next record of any length does not fit."""
 BALLAST = "drill-ballast"
@@ -138,6 +140,8 @@ class LostReal:
             if path.exists():
                 raise DrillError(f"{path} and {aside} both exist; keep the one with the data, and heal again")
             aside.rename(path)
+        site = cluster[record.site]
+        wait_for(lambda: _is_open(site, path), REOPEN_S, lambda: f"{path} opened again; see {site.log}")
         include(cluster, record.details["real"])
 
     def effect(self, cluster: Cluster, record: Record) -> str:
@@ -193,6 +197,21 @@ def include(cluster: Cluster, real: str) -> None:
             f"{error}: the disk is well again, but the cluster does not take it; see `vimraft status`, heal "
             f"other faults, then `vimraft real include {real}`"
         ) from None
+
+
+def _is_open(site: Site, path: Path) -> bool:
+    """By export and store; one that does not run now opens it when it starts."""
+    running = [found for role in PLANES if (found := site.find(role)) is not None and not is_stopped(found)]
+    return all(str(path) in _open_files(process.pid) for process in running)
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for fd in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(fd.path))
+    return found
 
 
 def _reals(cluster: Cluster, site: Site) -> list[dict[str, Any]]:

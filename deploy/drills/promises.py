@@ -2,7 +2,8 @@
 
 May live here: what each fault touches, and the questions of chaos about it; no I/O. The promises:
 - I/O of which nothing is touched goes on (INV-7): a fault at a site is not felt by a client elsewhere whose
-  volume lies elsewhere; faults of managers alone are not felt at all by volumes of one copy.
+  volume lies elsewhere; faults of managers are not felt at all by a volume that lies at its owner's site
+  alone. (What lies at other sites too is served under a lease, which a manager renews through the log.)
 - I/O that is touched waits. It fails only when a disk says so, or after `io_timeout`; with several copies
   only when every copy is hit.
 - A connection ends only with the export that serves it.
@@ -24,6 +25,7 @@ EXPORTS = {"kill-export", "pause-export"}
 STORES = {"kill-store", "pause-store"}
 SITES = {"kill-site", "pause-site", "power-loss", "lost-real-volume"}
 """All that a site serves; a lost real volume makes export and store of its site open everything again."""
+MAY_COST_QUORUM = MANAGERS | LINKS | {"kill-site", "pause-site", "power-loss", "disk-full"}
 DISKS = {"slow-disk", "disk-error"}
 DISKS_FAIL = {"disk-error", "lost-real-volume", "disk-full", "power-loss"}
 """After these a device or a flush may say EIO or ENOSPC. (After power-loss: the next flush, to tell what was
@@ -31,13 +33,22 @@ lost.)"""
 DISCONNECT = {"kill-export", "kill-site", "power-loss", "lost-real-volume"}
 
 
-def touches(fault: FaultRun, volume: Volume, through: str) -> bool:
-    """Whether I/O to `volume` through site `through` may notice `fault`."""
+def touched(faults: list[FaultRun], volume: Volume, through: str, sites: int) -> list[FaultRun]:
+    """Those of `faults` that I/O to `volume` through site `through` may notice, in a cluster of `sites`."""
+    leased = volume.sites != {volume.owner}
+    if leased and 2 * len({fault.site for fault in faults if fault.fault in MAY_COST_QUORUM}) > sites - 1:
+        return faults  # a majority may be missing, and leases run out
+    return [fault for fault in faults if _touches(fault, volume, through, leased=leased)]
+
+
+def _touches(fault: FaultRun, volume: Volume, through: str, *, leased: bool) -> bool:
     name, site = fault.fault, fault.site
     serving = {through, volume.owner}
     involved = serving | volume.sites
+    if leased and site == volume.owner and name in MAY_COST_QUORUM:
+        return True
     if name in MANAGERS:
-        return len(volume.copies) > 1 and site in involved  # its lease runs out
+        return len(volume.copies) > 1 and site in involved  # a retirement waits for its lease
     if name in LINKS:
         peer = fault.options.get("peer", "")
         return site in involved and (peer in involved if peer else len(involved) > 1)
