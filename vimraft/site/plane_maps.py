@@ -136,6 +136,7 @@ def _copied_map(state: State, manager: str, role: Role, volume: Volume) -> Volum
         local_name=serving.local_name if serving is not None else "",
         segments=(),
         copies=copies,
+        copy_names=tuple(replica.local_name for replica in volume.replicas),
     )
 
 
