@@ -12,6 +12,7 @@ from collections.abc import Callable
 import nbdkit
 
 from nbd_plugin.failures import Failures, OpenFailures, ParallelFailures, RequestFailed
+from vimraft.data.copies.peer_exports import StoreHandle
 from vimraft.data.engine import Plane
 from vimraft.data.errors import IoError, OpenError
 from vimraft.data.feed import Role
@@ -37,7 +38,7 @@ class Opened:
 
     __slots__ = ("failures", "handle", "peer", "pin")
 
-    def __init__(self, handle: Handle, peer: PeerExport | None) -> None:
+    def __init__(self, handle: Handle | StoreHandle, peer: PeerExport | None) -> None:
         self.handle = handle
         self.peer = peer
         self.failures = ParallelFailures() if _process.parallel else Failures()
@@ -220,20 +221,22 @@ def _callback(operation: Callable[..., object]) -> Callable[..., object]:
     return callback
 
 
-def _flush(handle: Handle, _flags: int) -> None:
+def _flush(handle: Handle | StoreHandle, _flags: int) -> None:
     handle.flush()
 
 
-def _trim(handle: Handle, count: int, offset: int, flags: int) -> None:
+def _trim(handle: Handle | StoreHandle, count: int, offset: int, flags: int) -> None:
     handle.trim(offset, count, fua=bool(flags & _FUA))
 
 
-def _zero(handle: Handle, count: int, offset: int, flags: int) -> None:
+def _zero(handle: Handle | StoreHandle, count: int, offset: int, flags: int) -> None:
     may_trim, fast = bool(flags & nbdkit.FLAG_MAY_TRIM), bool(flags & nbdkit.FLAG_FAST_ZERO)
     handle.zero(offset, count, may_trim=may_trim, fua=bool(flags & _FUA), fast=fast)
 
 
-def _extents(handle: Handle, count: int, offset: int, _flags: int) -> list[tuple[int, int, int]]:
+def _extents(
+    handle: Handle | StoreHandle, count: int, offset: int, _flags: int
+) -> list[tuple[int, int, int]]:
     return handle.extents(offset, count)
 
 

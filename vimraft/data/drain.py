@@ -6,16 +6,28 @@ done to a volume while a request of it runs; a volume that does not drain does n
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from vimraft.data.gate import DRAIN_POLL_FIRST_S, DRAIN_POLL_LAST_S, VolumeGate
+from vimraft.data.gate import DRAIN_POLL_FIRST_S, DRAIN_POLL_LAST_S
 
 DRAIN_PATIENCE_S = 1.0
 """A drain that takes longer breaks the connections to peers in use (their requests are sent again)."""
 
 
+class Closed(Protocol):
+    """The gate of a volume, or the store of a volume with copies: nothing new gets in."""
+
+    name: str
+
+    @property
+    def idle(self) -> bool: ...
+
+    @property
+    def real_names(self) -> list[str]: ...
+
+
 class Drain(NamedTuple):
-    gate: VolumeGate
+    gate: Closed
     then: Callable[[], None]
     """Called as soon as no request of this volume runs."""
 
@@ -25,7 +37,7 @@ def drain_all(
     io_timeout_s: float,
     *,
     break_off: Callable[[str], None],
-    stuck: Callable[[VolumeGate, float], None],
+    stuck: Callable[[Closed, float], None],
 ) -> None:
     """`break_off(volume)` every `DRAIN_PATIENCE_S`; `stuck(gate, seconds)` once, after the I/O timeout."""
     start = time.monotonic()

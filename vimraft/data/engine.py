@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from vimraft.core.ids import ManagerName
-from vimraft.data.copies.shell import NoStore, Shell
+from vimraft.data.copies.peer_exports import StoreExports, StoreHandle
+from vimraft.data.copies.shell import Shell
+from vimraft.data.copies.store_turns import Draining, StoreTurns
 from vimraft.data.copies.volumes import OwnedVolume, OwnedVolumes
-from vimraft.data.drain import Drain, drain_all
+from vimraft.data.drain import Closed, Drain, drain_all
 from vimraft.data.errors import OlderMap, OpenError, PeerLost
 from vimraft.data.feed import (
     Boot,
@@ -86,7 +88,7 @@ class Plane:
         )  # fmt: skip
         self.copies = OwnedVolumes(
             shell,
-            lambda _volume: NoStore(self.boot_id),
+            lambda volume: self.turns.volume(volume.name),
             cachers=lambda: [ManagerName(peer) for peer in self._peers],
             io_timeout_s=lambda: self._io_timeout_s,
         )
@@ -104,6 +106,10 @@ class Plane:
             report=self._tell,
             bug=lambda error: log("real.bug", error=repr(error)),
         )
+        self.turns = StoreTurns(
+            role, manager, self.boot_id, copies_dir, real_of=self._reals.slot, watch=self, log=log
+        )
+        self.store_exports = StoreExports(self.turns)
         self._first_map = threading.Event()
 
     # --- changes --------------------------------------------------------------------------------
@@ -125,6 +131,8 @@ class Plane:
             if update.full:
                 gone |= self._volumes.keys() - maps.keys()
             drains = [drain for name in gone for drain in self._remove(name)]
+            drains += _drains(self.turns.install(update, self._io_timeout_s))
+            drains += _drains(self.turns.renew(changed_reals, self._io_timeout_s))
             for name, volume in self._maps.items():
                 if name not in maps and _uses(volume, changed_reals):
                     maps[name] = volume
@@ -133,7 +141,10 @@ class Plane:
             for slot in retired:
                 self._reals.retire(slot)
             self.installed_index = update.index
-            self._first_map.set()
+            if not self._first_map.is_set():
+                self._first_map.set()
+                for message in self._boot():
+                    self.tell(message)
             return longest_us
 
     def _install_peers(self, update: MapUpdate) -> None:
@@ -211,15 +222,16 @@ class Plane:
     def _drain(self, drains: list[Drain]) -> None:
         """However long it takes: a plan is never swapped under a running request."""
 
-        def stuck(gate: VolumeGate, seconds: float) -> None:
-            real = gate.plan.reals[0].real if gate.plan.reals else ""
+        def stuck(gate: Closed, seconds: float) -> None:
+            real = next(iter(gate.real_names), "")
             text = f"{gate.name}: a request has been running for over {seconds:.0f} s; I/O is held"
             self.report(Problem(real, "io", text))
 
         drain_all(drains, self._io_timeout_s, break_off=self.links.abort, stuck=stuck)
 
     def _real_replaced(self, real: str) -> None:
-        self._install_volumes([volume for volume in self._maps.values() if _uses(volume, {real})], [])
+        drains = _drains(self.turns.renew({real}, self._io_timeout_s))
+        self._install_volumes([volume for volume in self._maps.values() if _uses(volume, {real})], drains)
 
     def hold(self, token: int, names: tuple[str, ...]) -> None:
         """Returns when the volumes (all, if none is named) are held and drained."""
@@ -283,6 +295,7 @@ class Plane:
                 self.copies.close(gate.plan.copies, None)
         self.links.abort()
         self.copies.shell.links.abort()
+        self.turns.stop()
 
     def flush_all(self) -> None:
         for slot in self._reals.slots():
@@ -293,7 +306,7 @@ class Plane:
                     self.flush_failed(slot, error)
 
     # --- handles --------------------------------------------------------------------------------
-    def open(self, name: str) -> tuple[Handle, PeerExport | None]:
+    def open(self, name: str) -> tuple[Handle | StoreHandle, PeerExport | None]:
         """Raises OpenError."""
         if self.stopping:
             raise OpenError("this process is stopping")
@@ -303,6 +316,8 @@ class Plane:
             )
         if not self._first_map.wait(FIRST_MAP_S):
             raise OpenError(f"export {name[:200]!r}: this site's manager has not sent its tables yet")
+        if self.role == "store" and self.store_exports.serves(name):
+            return self.store_exports.open(name, self._peers), None
         if name.startswith("."):
             return self._open_for_peer(parse_peer_export(name))
         gate = self._volumes.get(name)
@@ -336,13 +351,18 @@ class Plane:
             raise
         return handle, name
 
-    def close(self, handle: Handle, name: PeerExport | None) -> None:
+    def close(self, handle: Handle | StoreHandle, name: PeerExport | None) -> None:
+        if isinstance(handle, StoreHandle):
+            self.store_exports.close(handle)
+            return
         if name is not None:
             self.sessions.leave(name, handle)
         handle.close()
 
-    def describe(self, handle: Handle, name: PeerExport | None) -> str:
+    def describe(self, handle: Handle | StoreHandle, name: PeerExport | None) -> str:
         """For peers: what they need for INV-3; for people otherwise."""
+        if isinstance(handle, StoreHandle):
+            return handle.describe()
         gate = handle.gate
         plan = gate.plan
         if name is None:
@@ -412,7 +432,13 @@ class Plane:
 
     def untold(self) -> list[FromPlane]:
         """What a manager that has just connected must be told again: it may never have heard of it."""
-        return self.copies.shell.undecided()
+        return [*self._boot(), *self.copies.shell.undecided()]
+
+    def _boot(self) -> list[Boot]:
+        """Of the stores at this manager's sites; the one process says it for both."""
+        if self.role != "store" or not self._first_map.is_set():
+            return []
+        return [self.turns.boot_message(tuple(self._maps.values()))]
 
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:
@@ -428,6 +454,10 @@ class Plane:
 
     def copies_status(self) -> dict[str, CopiesStatus]:
         return self.copies.status()
+
+
+def _drains(closed: Sequence[Draining]) -> list[Drain]:
+    return [Drain(one, lambda: None) for one in closed]
 
 
 def _uses(volume: VolumeMap, reals: set[str]) -> bool:

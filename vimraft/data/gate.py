@@ -100,6 +100,10 @@ class VolumeGate:
         """No request runs. It stays so while the gate is held."""
         return not any(handle.busy for handle in tuple(self.handles))
 
+    @property
+    def real_names(self) -> list[str]:
+        return [real.real for real in self.plan.reals]
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until no request runs; False: one still does. The gate must be held."""
         deadline = time.monotonic() + timeout_s

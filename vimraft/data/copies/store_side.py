@@ -197,10 +197,10 @@ class StoreSide:
 
     @property
     def idle(self) -> bool:
-        """No thread uses the tables of an older map."""
+        """No thread uses the tables of an older map (of any, once it is stopped)."""
         with self._lock:
             self._former = [tables for tables in self._former if tables.running]
-            return not self._former
+            return not self._former and not (self._stopped and self._tables.running)
 
     @property
     def drained(self) -> bool:
