@@ -80,9 +80,10 @@ class Changer(Client):
         self._random.shuffle(sites)
         request_id = uuid.uuid4().hex
         body: dict[str, object] | None = None
-        method, path = "DELETE", f"/v1/volumes/{name}"
+        method, path = "DELETE", f"/v1/volumes/{name}?purge=true&force=true"
         if kind == "GROW":
-            method, path, body = "POST", f"{path}/grow", {"size_bytes": size_mib * MIB}
+            path = f"/v1/volumes/{name}/grow"
+            method, body = "POST", {"size_bytes": size_mib * MIB}
         elif kind == "BUILD":
             body = {"name": name, "size_bytes": size_mib * MIB, "volume_class": self._class}
             body["sites"] = [site.name for site in sites]

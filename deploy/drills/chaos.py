@@ -36,6 +36,7 @@ from drills.workload import Attached, Reader, Writer
 
 OWN_DIRECTORY = CHECKOUT / ".vimraft-chaos"
 OWN_SITES = 3
+PREFIX = "chaos-"
 VOLUME_CLASS = "slow-hdd"
 CHANGES_CLASS = "ssd"
 BLOCKS_PER_WRITER = 256
@@ -50,11 +51,7 @@ REAL_SHARES = 0.75
 
 class Chaos:
     def __init__(self, cluster: Cluster, seed: int, minutes: float, path: Path) -> None:
-        """Raises DrillError when something is in force or not healthy."""
-        if records := Records(cluster.directory).all():
-            raise DrillError(
-                f"{records[0].title} is in force in {cluster.directory}; deploy/faults/list --heal-all first"
-            )
+        """Raises DrillError when it is not healthy."""
         cluster.wait_healthy()
         status = cluster.status()
         self._cluster = cluster
@@ -89,7 +86,7 @@ class Chaos:
     def _build(self) -> None:
         """Every volume is written through two sites and read through a third, if there are so many."""
         sites = list(self._cluster.sites)
-        volumes = layout.build(self._cluster, f"chaos-{self._run_id}-", VOLUME_CLASS)
+        volumes = layout.build(self._cluster, f"{PREFIX}{self._run_id}-", VOLUME_CLASS)
         self._volumes = {volume.name: volume for volume in volumes}
         self.report.volumes = {v.name: [sorted(copy) for copy in v.copies] for v in volumes}
         for number, volume in enumerate(volumes):
@@ -275,14 +272,16 @@ def main(arguments: list[str]) -> int:
         metavar="DIR",
         help="a running cluster; default: one of its own in namespaces (root)",
     )
+    parser.add_argument("--discard", action="store_true", help="remove the volumes that an earlier run left")
     options = parser.parse_args(arguments)
     if not 0 <= options.minutes <= 7 * 24 * 60:
         parser.error(f"--minutes {options.minutes}: 0 to {7 * 24 * 60}")
     if not options.report.absolute().parent.is_dir():
         parser.error(f"--report {options.report}: there is no such directory")
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
-        with _cluster(options.dir) as cluster:
+        with _cluster(options.dir, discard=options.discard) as cluster:
             chaos = Chaos(cluster, options.seed, options.minutes, options.report.absolute())
             chaos.run()
     except (DrillError, ApiProblem) as error:
@@ -295,11 +294,23 @@ def main(arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _cluster(directory: Path | None) -> Iterator[Cluster]:
+def _cluster(directory: Path | None, *, discard: bool) -> Iterator[Cluster]:
     """With everything healed afterwards."""
     if directory is None:
         up(OWN_DIRECTORY, NAMES[:OWN_SITES])
     cluster = Cluster(directory or OWN_DIRECTORY)
+    if records := Records(cluster.directory).all():
+        raise DrillError(
+            f"{records[0].title} is in force in {cluster.directory}; deploy/faults/list --heal-all first"
+        )
+    left = [volume["name"] for volume in cluster.status()["volumes"] if volume["name"].startswith(PREFIX)]
+    if discard:
+        layout.remove(cluster, left)
+    elif left:
+        raise DrillError(
+            f"volumes of a run that found something, or was cut off, are there: {', '.join(left)}; look at "
+            "them, then remove them (`vimraft vol rm`), or give --discard"
+        )
     try:
         yield cluster
     finally:

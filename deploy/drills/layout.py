@@ -68,7 +68,7 @@ def look(cluster: Cluster, volume: Volume) -> Volume:
 def remove(cluster: Cluster, names: list[str]) -> None:
     for name in names:
         with contextlib.suppress(ApiProblem):
-            cluster.ask("DELETE", f"/v1/volumes/{name}", limit_s=BUILD_S)
+            cluster.ask("DELETE", f"/v1/volumes/{name}?purge=true&force=true", limit_s=BUILD_S)
 
 
 def _build(
