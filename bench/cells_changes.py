@@ -50,8 +50,8 @@ def create_volume(stage: Stage) -> Result:
             took_s["leader"].append(_build(at_leader, f"made-l{number}", leader.name))
             took_s["follower"].append(_build(at_follower, f"made-f{number}", follower.name))
         for number in range(BUILDS):
-            at_leader.delete_volume(f"made-l{number}")
-            at_leader.delete_volume(f"made-f{number}")
+            at_leader.delete_volume(f"made-l{number}", purge=True)
+            at_leader.delete_volume(f"made-f{number}", purge=True)
     rows, verdicts = [], []
     for who, taken in took_s.items():
         sample = latencies(taken)

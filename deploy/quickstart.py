@@ -257,7 +257,7 @@ def go_on_without(story: Story, image_sum: str, *, ours: bool) -> str:
             raise QuickstartError("tokyo and nagoya show different bytes of beta")
         name = "drill" if "gamma" in _volumes() else "gamma"
         if name in _volumes():
-            story.vimraft("vol", "rm", name, "--yes", retry_s=HEALTHY_S)
+            story.vimraft("vol", "rm", name, "--purge", "--yes", retry_s=HEALTHY_S)
         _create(story, name, GAMMA_MIB, "nagoya,tokyo")
         _write_gamma(story, name)
     return name
@@ -282,7 +282,7 @@ def bring_back(story: Story, extra: str) -> None:
         part.unlink()
         story.say(f"{LOST.name} serves {extra}, which was built while it was away")
         if extra != "gamma":
-            story.vimraft("vol", "rm", extra, "--yes", retry_s=HEALTHY_S)
+            story.vimraft("vol", "rm", extra, "--purge", "--yes", retry_s=HEALTHY_S)
 
 
 def show(story: Story) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from msgspec.structs import replace
 
+from tests.fake_moves import FakeMoves
 from vimraft.api import schema as s
 from vimraft.api import schema_meta as m
 from vimraft.api.errors import IndexOutOfReach, Refused
@@ -166,7 +167,7 @@ def status() -> s.StatusReply:
     )
 
 
-class FakeService:
+class FakeService(FakeMoves):
     def __init__(self) -> None:
         self.token = TOKEN
         self.reply = status()
@@ -179,8 +180,9 @@ class FakeService:
             cluster_id=self.reply.cluster_id, members=("127.0.0.1:7101",), cluster="c", generation=1
         )
         self.backup_file = b"no backup was put here"
-        self.jobs: dict[str, list[s.JobReply]] = {}
+        self.jobs_known: dict[str, list[s.JobReply]] = {}
         """Answers to polls, the last one for ever."""
+        self.in_trash: dict[int, s.VolumeStatus] = {}
 
     def _note(self, what: str, body: Any, request_id: str | None) -> None:
         self.calls.append((what, body, request_id))
@@ -300,12 +302,6 @@ class FakeService:
         self._note("grow", (name, request.size_bytes), request_id)
         return self._volume_reply(replace(self._found(name), size_bytes=request.size_bytes))
 
-    async def delete(self, name: str, *, who: str, request_id: str | None) -> s.VolumeReply:
-        self._note("delete", name, request_id)
-        found = self._found(name)
-        self.reply = replace(self.reply, volumes=tuple(v for v in self.reply.volumes if v.name != name))
-        return self._volume_reply(found)
-
     def _done(self, what: str, body: Any, request_id: str | None) -> s.DoneReply:
         self._note(what, body, request_id)
         return s.DoneReply(index=self.reply.as_of.index)
@@ -324,7 +320,7 @@ class FakeService:
             id="7", what="preparing t1:2", state="running", done_bytes=0, total_bytes=GIB, started_ms=NOW_MS
         )
         half = replace(running, done_bytes=GIB // 2)
-        self.jobs.setdefault("7", [half, replace(running, state="done", done_bytes=GIB)])
+        self.jobs_known.setdefault("7", [half, replace(running, state="done", done_bytes=GIB)])
         return running
 
     async def set_real(
@@ -336,7 +332,7 @@ class FakeService:
         return self._done("remove_real", (storage, lun), request_id)
 
     async def job(self, job_id: str) -> s.JobReply:
-        answers = self.jobs[job_id]
+        answers = self.jobs_known[job_id]
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     async def set_priority(

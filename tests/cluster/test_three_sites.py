@@ -95,7 +95,7 @@ def test_space_of_a_deleted_volume_comes_back_and_reads_as_zeros(cluster: Cluste
         cluster.build("old", 16, sites=("tokyo",), volume_class="slow-hdd")
         write(cluster, "old", "tokyo", 0, os.urandom(16 * MIB))
         (segment,) = client.volume("old").segments
-        client.delete_volume("old")
+        client.delete_volume("old", purge=True)
         wait_for(lambda: {r.id: r.free_bytes for r in client.status().reals} == free_before, 15, "space back")
         cluster.build("new", 16, sites=("tokyo",), volume_class="slow-hdd")
         (again,) = client.volume("new").segments

@@ -27,12 +27,14 @@ from vimraft.api.advice_codes import (
 from vimraft.api.advice_copies import from_copy_reason
 from vimraft.api.advice_members import from_membership_fault
 from vimraft.api.advice_meta import from_out_of_reach
+from vimraft.api.advice_moves import from_move_fault
 from vimraft.api.caller_errors import CallerError
 from vimraft.api.errors import (
     DeviceProblem,
     IndexOutOfReach,
     ManagerUnreachable,
     MembershipFault,
+    MoveFault,
     PassedOn,
     Refused,
 )
@@ -263,6 +265,8 @@ def from_exception(error: BaseException) -> Advice:
             return Advice(error.status, exit_code_of(error.reply.code), error.reply)
         case MembershipFault():
             return from_membership_fault(error)
+        case MoveFault():
+            return from_move_fault(error)
         case IndexOutOfReach():
             return from_out_of_reach(error)
         case LogError():

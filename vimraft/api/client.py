@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -21,6 +20,8 @@ import msgspec
 from vimraft.api import schema, schema_meta
 from vimraft.api.advice import from_status
 from vimraft.api.caller_errors import ApiError, BadReply, NoAnswer, Unreachable
+from vimraft.api.client_moves import MovesClient
+from vimraft.api.client_moves import part as _part
 from vimraft.api.context import Context, load_context
 
 __all__ = ["ApiError", "Client", "Context", "TableName", "load_context"]
@@ -59,7 +60,7 @@ def _user() -> str:
         return ""
 
 
-class Client:
+class Client(MovesClient):
     """Not for use by several threads at once. Use as a context manager, or call `close`."""
 
     def __init__(
@@ -271,9 +272,6 @@ class Client:
     def build_volume(self, request: schema.BuildRequest) -> schema.VolumeReply:
         return self._call("POST", "/v1/volumes", schema.VolumeReply, body=request)
 
-    def delete_volume(self, name: str) -> schema.VolumeReply:
-        return self._call("DELETE", f"/v1/volumes/{_part(name)}", schema.VolumeReply)
-
     def grow_volume(self, name: str, size_bytes: int) -> schema.VolumeReply:
         body = schema.GrowRequest(size_bytes=size_bytes)
         return self._call("POST", f"/v1/volumes/{_part(name)}/grow", schema.VolumeReply, body=body)
@@ -318,12 +316,6 @@ class Client:
     def remove_manager(self, name: str, *, force: bool = False) -> schema.DoneReply:
         params: dict[str, str | int] = {"force": "true"} if force else {}
         return self._call("DELETE", f"/v1/members/{_part(name)}", schema.DoneReply, params=params)
-
-
-def _part(name: str) -> str:
-    """One path segment. An empty or dotted name would address another path: such names exist nowhere."""
-    quoted = quote(name, safe="")
-    return quoted.replace(".", "%2E") if set(name) <= {"."} and name else quoted or "%20"
 
 
 def _decode(answer: httpx.Response, reply_type: type[T], url: str) -> T:

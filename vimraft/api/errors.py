@@ -102,3 +102,76 @@ class IndexOutOfReach(ApiFault):
         self.index = index
         self.oldest = oldest
         self.newest = newest
+
+
+class MoveFault(ApiFault):
+    """Deleting, saving, draining or migrating that cannot be done, or was stopped."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class ClientsAttached(MoveFault):
+    """Somebody uses the volume; `managers` serve them."""
+
+    def __init__(self, name: str, managers: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.managers = managers
+
+
+class LevelTooLow(MoveFault):
+    """The cluster's tables cannot do this yet; `name` is what was asked for."""
+
+    def __init__(self, name: str, level: int, needed: int) -> None:
+        super().__init__(name)
+        self.level = level
+        self.needed = needed
+
+
+class RealFailed(MoveFault):
+    """What lies on a failed real volume cannot be read, so it cannot be moved."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name)
+        self.why = why
+
+
+class JobCancelled(MoveFault):
+    """By an operator; `name` is the job's."""
+
+
+class NotCancellable(MoveFault):
+    """A job that ends by itself."""
+
+
+class TargetNotEmptied(MoveFault):
+    """Saving would overwrite a volume that exists, and nobody said that it may."""
+
+
+class TargetTooSmall(MoveFault):
+    def __init__(self, name: str, size_bytes: int, needed_bytes: int) -> None:
+        super().__init__(name)
+        self.size_bytes = size_bytes
+        self.needed_bytes = needed_bytes
+
+
+class SavedDiffers(MoveFault):
+    """What was read back of the copy of volume `name` is not what was written."""
+
+    def __init__(self, name: str, target: str, offset: int) -> None:
+        super().__init__(name)
+        self.target = target
+        self.offset = offset
+
+
+class ChangedMeanwhile(MoveFault):
+    """Another volume has the name now, or none has."""
+
+
+class VolumeIo(MoveFault):
+    """The volume could not be read or written through its own export."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(name)
+        self.what = what

@@ -64,6 +64,8 @@ class IoRates(Struct, frozen=True):
     errors: int = 0
     """Since the process started."""
     in_flight: int = 0
+    connections: int = 0
+    """Of clients, for a virtual volume."""
 
 
 class SiteStatus(Struct, frozen=True):
@@ -103,6 +105,8 @@ class RealStatus(Struct, frozen=True):
     state: str
     reason: str
     io: IoRates
+    trashed_bytes: int = 0
+    """Held by volumes in the trash."""
 
 
 class VolumeStatus(Struct, frozen=True):
@@ -139,6 +143,10 @@ class StatusReply(Struct, frozen=True):
     version: str
     storages: tuple["StorageStatus", ...] = ()
     membership: "Membership | None" = None
+    trashed: int = 0
+    """Volumes in the trash."""
+    trashed_bytes: int = 0
+    """Space that they hold."""
 
 
 class StorageStatus(Struct, frozen=True):
@@ -177,6 +185,8 @@ class VolumeReply(Struct, frozen=True):
     """Replies hold at most 10,000 segments; the sectors table pages through all."""
     planned: bool
     index: int
+    trash_id: int = 0
+    """It is in the trash now, under this id; 0: it is not."""
 
 
 class MapReply(Struct, frozen=True):
@@ -226,6 +236,13 @@ class JobReply(Struct, frozen=True):
     total_bytes: int
     started_ms: int
     error: ErrorReply | None = None
+    note: str = ""
+    """What it does, or waits for, now."""
+    bytes_s: float = 0.0
+    """Over the last seconds."""
+    eta_seconds: float | None = None
+    """Until it is done, at that rate; None: not known."""
+    cancellable: bool = False
 
 
 class PriorityRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -53,6 +53,7 @@ from vimraft.api.schema import (
     VolumeReply,
 )
 from vimraft.api.server_meta import META_HANDLERS
+from vimraft.api.server_moves import MOVES_HANDLERS
 from vimraft.api.service import Service
 
 log = structlog.get_logger(__name__)
@@ -112,11 +113,6 @@ async def grow(
     service: Manager, caller: From, name: FromPath[str], data: JSONBody[GrowRequest]
 ) -> VolumeReply:
     return await service.grow(name, data, who=caller.who, request_id=caller.request_id)
-
-
-@delete("/v1/volumes/{name:str}", guards=[require_token], status_code=200)
-async def delete_volume(service: Manager, caller: From, name: FromPath[str]) -> VolumeReply:
-    return await service.delete(name, who=caller.who, request_id=caller.request_id)
 
 
 @put("/v1/storages", guards=[require_token])
@@ -278,7 +274,6 @@ def make_app(service: Service) -> Litestar:
             volume_uri,
             build,
             grow,
-            delete_volume,
             set_storage,
             remove_storage,
             add_real,
@@ -297,6 +292,7 @@ def make_app(service: Service) -> Litestar:
             metrics,
             openapi,
             *META_HANDLERS,
+            *MOVES_HANDLERS,
         ],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),

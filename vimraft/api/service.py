@@ -28,9 +28,10 @@ from vimraft.api.schema import (
     VolumeReply,
 )
 from vimraft.api.schema_meta import BackupsReply, MetaStatusReply, UpgradeReply, UpgradeRequest
+from vimraft.api.service_moves import MovesService
 
 
-class Service(Protocol):
+class Service(MovesService, Protocol):
     token: str
     """Bearer token that every call but `health` must show."""
 
@@ -51,8 +52,6 @@ class Service(Protocol):
     async def grow(
         self, name: str, request: GrowRequest, *, who: str, request_id: str | None
     ) -> VolumeReply: ...
-
-    async def delete(self, name: str, *, who: str, request_id: str | None) -> VolumeReply: ...
 
     async def set_storage(
         self, request: StorageRequest, *, who: str, request_id: str | None

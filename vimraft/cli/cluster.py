@@ -152,7 +152,7 @@ def show_settings(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
             shown.add(name, str(getattr(found, name)))
         return shown
 
-    opts.data(found, table)
+    opts.data(msgspec.structs.asdict(found), table)  # the defaults as well
 
 
 def _complete_setting(incomplete: str) -> list[str]:

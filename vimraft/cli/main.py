@@ -15,7 +15,19 @@ import typer
 from typer.main import get_command
 
 from vimraft.api.advice import Advice, exit_code_lines, from_exception, from_usage
-from vimraft.cli import attach, cluster, managers, meta, meta_offline, sites, storages, tls, volumes
+from vimraft.cli import (
+    attach,
+    cluster,
+    deleting,
+    managers,
+    meta,
+    meta_offline,
+    moving,
+    sites,
+    storages,
+    tls,
+    volumes,
+)
 from vimraft.cli.output import Options, ReaderGone
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -62,6 +74,11 @@ def main_options(
 
 
 sites.site.command("rm", help="The same as `manager rm`.")(managers.remove)
+sites.site.command("drain")(moving.drain_site)
+storages.real.command("drain")(moving.drain_real)
+volumes.vol.command("migrate")(moving.migrate)
+volumes.vol.command("rm")(deleting.remove)
+volumes.vol.command("read-only")(deleting.read_only)
 app.add_typer(sites.site, name="site")
 app.add_typer(managers.manager, name="manager")
 app.add_typer(storages.storage, name="storage")
@@ -70,6 +87,8 @@ app.add_typer(volumes.vol, name="vol")
 app.add_typer(volumes.maps, name="map")
 meta.meta.command("recover")(meta_offline.recover)
 meta.meta.command("restore")(meta_offline.restore)
+app.add_typer(deleting.trash, name="trash")
+app.add_typer(moving.job, name="job")
 app.add_typer(meta.meta, name="meta")
 cluster.register(app)
 app.add_typer(tls.tls, name="tls")

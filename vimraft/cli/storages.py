@@ -1,27 +1,18 @@
 """`vimraft storage …` and `vimraft real …`: devices and the real volumes on them.
 
-May live here: the commands on storages and real volumes, and following a job with a progress bar.
+May live here: the commands on storages and real volumes.
 """
 
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.text import Text
 
-from vimraft.api.caller_errors import BadArgument, JobFailed
-from vimraft.api.client import Client
-from vimraft.api.schema import AddRealRequest, JobReply, StorageRequest
+from vimraft.api.caller_errors import BadArgument
+from vimraft.api.schema import AddRealRequest, StorageRequest
 from vimraft.api.units import format_bytes, parse_size
+from vimraft.cli.following import follow
 from vimraft.cli.options import (
     Output,
     RealArgument,
@@ -34,11 +25,9 @@ from vimraft.cli.options import (
     options,
     split_real,
 )
-from vimraft.cli.output import Format, Options
+from vimraft.cli.output import Format
 from vimraft.console import render
 from vimraft.core.ids import MAX_LUN, name_problem
-
-POLL_S = 0.2
 
 storage = typer.Typer(no_args_is_help=True, help="Storages: devices at a site, named by an address.")
 real = typer.Typer(no_args_is_help=True, help="Real volumes: LUNs of storages, pooled by class.")
@@ -156,29 +145,6 @@ def add_real(
     client = opts.client()
     job = follow(opts, client, client.add_real(request))
     opts.data(job, lambda: Text(f"real volume {storage_address}:{lun} is in the pool (class {volume_class})"))
-
-
-def follow(opts: Options, client: Client, job: JobReply) -> JobReply:
-    """Show a job's progress on stderr until it ends. Raises JobFailed."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=opts.err,
-        transient=True,
-        disable=opts.format is not Format.TABLE or not opts.err.is_terminal,
-    )
-    with progress:
-        task = progress.add_task(job.what, total=job.total_bytes or None)
-        while job.state == "running":
-            progress.update(task, completed=job.done_bytes, total=job.total_bytes or None)
-            time.sleep(POLL_S)
-            job = client.job(job.id)
-    if job.state == "failed":
-        raise JobFailed(job.what, job.error)
-    return job
 
 
 @real.command("ls")

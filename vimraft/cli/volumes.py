@@ -20,10 +20,8 @@ from vimraft.cli.options import (
     SiteOption,
     SitesOption,
     VolumeArgument,
-    Yes,
     complete_class,
     complete_volume,
-    confirm,
     options,
     split_names,
 )
@@ -104,7 +102,9 @@ def list_volumes(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     def table() -> RenderableType:
         if not status.volumes:
             return Group(Text("no virtual volume yet: vimraft vol create"), render.as_of_line(status.as_of))
-        return Group(render.volumes_table(status.volumes), render.as_of_line(status.as_of))
+        return Group(
+            render.volumes_table(status.volumes), *render.trash_lines(status), render.as_of_line(status.as_of)
+        )
 
     options(ctx).data(status.volumes, table)
 
@@ -129,24 +129,6 @@ def grow(
     if wait:
         wait_for(client, reply.index, f"the new size of {name}")
     _show(ctx, reply, "grown")
-
-
-@vol.command("rm")
-def remove(
-    ctx: typer.Context,
-    name: VolumeArgument,
-    yes: Yes = False,
-    wait: Annotated[bool, typer.Option("--wait", help="until no healthy site serves it")] = False,
-    _output: Output = Format.TABLE,
-) -> None:
-    """Delete a volume and all data on it."""
-    confirm(ctx, yes, f"deleting volume {name} with all data on it")
-    client = options(ctx).client()
-    reply = client.delete_volume(name)
-    if wait:
-        wait_for(client, reply.index, f"the deletion of {name}")
-    opts = options(ctx)
-    opts.data(reply, lambda: Text(f"{name} deleted ({format_bytes(reply.volume.size_bytes)} given back)"))
 
 
 @vol.command("uri")

@@ -22,6 +22,7 @@ from vimraft.api.schema import (
     IoRates,
     RealStatus,
     SiteStatus,
+    StatusReply,
     TableReply,
     VolumeReply,
     VolumeStatus,
@@ -242,6 +243,8 @@ def reals_table(reals: Iterable[RealStatus]) -> Sheet:
             state = state + Text(f": {real.reason}", style=BAD)
         if real.releasing_bytes:
             state = state + Text(f" ({format_bytes(real.releasing_bytes)} being released)", style=DIM)
+        if real.trashed_bytes:
+            state = state + Text(f" ({format_bytes(real.trashed_bytes)} in the trash)", style=DIM)
         used = used_fraction(real)
         table.add(
             real.id,
@@ -275,6 +278,15 @@ def volumes_table(volumes: Iterable[VolumeStatus]) -> Sheet:
             format_count(io.write_iops),
         )
     return table
+
+
+def trash_lines(status: StatusReply) -> list[Text]:
+    """What volumes in the trash hold; nothing when it is empty."""
+    if not status.trashed:
+        return []
+    number = f"{status.trashed} volumes" if status.trashed > 1 else "1 volume"
+    words = f"{number} in the trash, {format_bytes(status.trashed_bytes)} held: vimraft trash ls"
+    return [Text(words, style=DIM)]
 
 
 def volume_view(reply: VolumeReply, *, verb: str = "") -> RenderableType:

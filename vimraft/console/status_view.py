@@ -16,6 +16,7 @@ from vimraft.console.render import (
     as_of_line,
     reals_table,
     sites_table,
+    trash_lines,
     volumes_table,
 )
 from vimraft.console.render_members import membership_view
@@ -47,5 +48,6 @@ def status_view(status: StatusReply) -> RenderableType:
         *_managers(status.membership),
         _section("Real volumes", reals_table(status.reals), "(none yet: vimraft real add)"),
         _section("Virtual volumes", volumes_table(status.volumes), "(none yet: vimraft vol create)"),
+        *trash_lines(status),
         as_of_line(status.as_of),
     )

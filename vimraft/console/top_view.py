@@ -374,6 +374,8 @@ def _header(data: TopData, width: int) -> list[Text]:
     else:
         first.append(f"as of index {status.as_of.index}", style=DIM)
         first.append(f"  via {status.answered_by}", style=DIM)
+    if status.trashed_bytes and not data.problem:
+        first.append(f"  trash {format_bytes(status.trashed_bytes)}", style=DIM)
     if data.problem:
         second = Text(data.problem, style=BAD)
     else:

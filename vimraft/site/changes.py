@@ -29,7 +29,6 @@ from vimraft.core.commands import (
     Applied,
     BuildVolume,
     Command,
-    DeleteVolume,
     GrowVolume,
     Rejected,
     RemoveRealVolume,
@@ -122,11 +121,6 @@ class ChangeOperations:
         command = GrowVolume(name=VolumeName(name), size_sectors=_sectors(request.size_bytes))
         applied = await self._commit(command, who, request_id)
         return await self._volume_done(applied, name, None)
-
-    async def delete(self, name: str, *, who: str, request_id: str | None) -> VolumeReply:
-        before = self.site.state.volumes.get(VolumeName(name))
-        applied = await self._commit(DeleteVolume(name=VolumeName(name)), who, request_id)
-        return await self._volume_done(applied, name, before)
 
     async def _volume_done(self, applied: Applied, name: str, before: Volume | None) -> VolumeReply:
         """An outcome leaves out a volume of very many segments: then the tables (for one that was

@@ -1,18 +1,21 @@
-"""Things that take time and run in a thread: preparing a real volume, zeroing what was released.
+"""Things that take time: preparing a real volume, draining one, migrating, saving.
 
-May live here: job bookkeeping (bounded), and the release worker. A job belongs to the manager that runs it;
-its id begins with the manager's name, so that any manager can ask for it.
+May live here: job bookkeeping (bounded). A job belongs to the manager that runs it; its id begins with the
+manager's name, so that any manager can ask for it. What must go on after a restart is started again under
+the same id, by whoever knows it from the tables or from `job_records`.
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from vimraft.api.advice import from_exception
-from vimraft.api.errors import DeviceProblem
+from vimraft.api.errors import DeviceProblem, NotCancellable
 from vimraft.api.schema import ErrorReply, JobReply
 
 log = structlog.get_logger(__name__)
@@ -20,6 +23,9 @@ log = structlog.get_logger(__name__)
 MAX_JOBS = 200
 MAX_RUNNING = 4
 MAX_QUEUED = 50
+MAX_SAMPLES = 40
+SAMPLE_S = 0.5
+"""The rate is that of the last MAX_SAMPLES * SAMPLE_S seconds."""
 
 
 class Job:
@@ -34,11 +40,28 @@ class Job:
         self.started_ms = int(time.time() * 1e3)
         self.error: ErrorReply | None = None
         self.cancelled = False
+        self.note = ""
+        self.on_cancel: Callable[[], Awaitable[None]] | None = None
+        """What is to be done so that it stops; None: it cannot be cancelled."""
+        self._samples: deque[tuple[float, int]] = deque(maxlen=MAX_SAMPLES)
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         self.done_bytes, self.total_bytes = done_bytes, total_bytes
+        now_s = time.monotonic()
+        if not self._samples or now_s - self._samples[-1][0] >= SAMPLE_S:
+            self._samples.append((now_s, done_bytes))
+
+    def rate_bytes_s(self) -> float:
+        """Over the samples kept; 0 when nothing moved, or there are too few."""
+        samples = tuple(self._samples)
+        if self.state != "running" or len(samples) < 2:
+            return 0.0
+        (t0, first), (t1, last) = samples[0], samples[-1]
+        return max(0.0, (last - first) / max(t1 - t0, 1e-3))
 
     def reply(self) -> JobReply:
+        rate = self.rate_bytes_s()
+        left = self.total_bytes - self.done_bytes
         return JobReply(
             id=self.id,
             what=self.what,
@@ -47,6 +70,10 @@ class Job:
             total_bytes=self.total_bytes,
             started_ms=self.started_ms,
             error=self.error,
+            note=self.note if self.state == "running" else "",
+            bytes_s=round(rate, 1),
+            eta_seconds=round(left / rate, 1) if rate > 0 and left >= 0 else None,
+            cancellable=self.state == "running" and self.on_cancel is not None,
         )
 
 
@@ -60,15 +87,47 @@ class Jobs:
     def is_running(self, what: str) -> bool:
         return any(job.what == what and job.state == "running" for job in self._jobs.values())
 
-    def start(self, what: str, work: Callable[[Job], Awaitable[None]]) -> JobReply:
+    def start(
+        self,
+        what: str,
+        work: Callable[[Job], Awaitable[None]],
+        *,
+        job_id: str = "",
+        waits: bool = False,
+        on_cancel: Callable[[], Awaitable[None]] | None = None,
+    ) -> JobReply:
+        """`job_id`: of one that may run already; then that is the answer. `waits`: it only looks on, and
+        needs no place among those that work."""
+        running = self._jobs.get(job_id)
+        if running is not None and running.state == "running":
+            return running.reply()
         if sum(job.state == "running" for job in self._jobs.values()) >= MAX_QUEUED:
             raise DeviceProblem(what, f"{MAX_QUEUED} jobs run or wait already; wait until some have ended")
-        job = Job(f"{self._manager}.{uuid.uuid4().hex[:12]}", what)
+        job = Job(job_id or self.new_id(), what)
+        job.on_cancel = on_cancel
         self._forget_old()
+        self._jobs.pop(job.id, None)
         self._jobs[job.id] = job
-        task = asyncio.create_task(self._run(job, work))
+        task = asyncio.create_task(self._run(job, work, contextlib.nullcontext() if waits else self._slots))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return job.reply()
+
+    def new_id(self) -> str:
+        return f"{self._manager}.{uuid.uuid4().hex[:12]}"
+
+    def all(self) -> list[JobReply]:
+        return [job.reply() for job in self._jobs.values()]
+
+    async def cancel(self, job_id: str) -> JobReply | None:
+        """Its last state; it ends soon. None: there is none here. Raises NotCancellable."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        if job.state != "running" or job.on_cancel is None:
+            raise NotCancellable(job.what)
+        job.cancelled = True
+        await job.on_cancel()
         return job.reply()
 
     def get(self, job_id: str) -> JobReply | None:
@@ -82,8 +141,13 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
-        async with self._slots:
+    async def _run(
+        self,
+        job: Job,
+        work: Callable[[Job], Awaitable[None]],
+        place: contextlib.AbstractAsyncContextManager[object],
+    ) -> None:
+        async with place:
             try:
                 await work(job)
             except asyncio.CancelledError:

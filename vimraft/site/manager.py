@@ -39,13 +39,16 @@ from vimraft.site.copies_part import CopiesPart
 from vimraft.site.feeder import Feeder, Said
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
+from vimraft.site.job_records import JobRecords
 from vimraft.site.join import ask_for_seat
 from vimraft.site.lease import LeaseKeeper
 from vimraft.site.member_views import raft_view, refusal
 from vimraft.site.membership import MemberOperations
 from vimraft.site.meta import MetaOperations, backup_header
+from vimraft.site.moves import MovesOperations, MovesPart
 from vimraft.site.planes import spawn_plane
 from vimraft.site.reads import ReadOperations
+from vimraft.site.record_jobs import RecordJobs
 from vimraft.site.releases import ReleaseWorker
 from vimraft.site.render import my_reals
 from vimraft.site.supervisor import Supervisor
@@ -59,7 +62,7 @@ RECHECK_FAILED_S = 5.0
 RETRY_S = 1.0
 
 
-class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperations):
+class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOperations, MetaOperations):
     """One running manager; also the Service behind its API."""
 
     def __init__(self, config: Config, token: str, replicated_log: Log, catalogue: Catalogue) -> None:
@@ -97,6 +100,8 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
         )
         self._copies = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
         self._releases = ReleaseWorker(self.site)
+        self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
+        self._moves = MovesPart(self)
         self._life = 0
         self._reopened_life = -1
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,6 +154,8 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
         self._spawn(self._recheck_failed())
         self._spawn(self._watch_leader())
         self._spawn(self.daily_backups.run())
+        for work in self._moves.works():
+            self._spawn(work)
         await self.site.record("manager.started", self.config.manager, "info", "site manager started")
 
     async def stop(self, *, leave_data_plane: bool) -> None:
@@ -187,6 +194,7 @@ class SiteManager(ReadOperations, ChangeOperations, MemberOperations, MetaOperat
             feeder.publish(current)
         self._copies.tables_changed(current)
         self._releases.look()
+        self._moves.tables_changed(previous, current)
         if previous.reals is not current.reals:
             self._forget_mended(previous, current)
         events = events_between(previous, current, int(time.time() * 1e3))

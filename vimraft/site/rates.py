@@ -41,6 +41,7 @@ class RateWindow:
             write_latency_us=round((b.write_ns - a.write_ns) / 1e3 / writes, 1) if writes else 0.0,
             errors=b.errors,
             in_flight=b.in_flight,
+            connections=b.connections,
         )
 
 

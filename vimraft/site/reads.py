@@ -41,6 +41,7 @@ from vimraft.site.render import (
     volume_io,
     volume_status,
 )
+from vimraft.site.trash import trash_by_real
 
 MAX_KNOWN = 20
 
@@ -69,6 +70,7 @@ class ReadOperations:
         for release in state.releases.values():
             for real, units in release_units(state, release).items():
                 releasing[real] = releasing.get(real, 0) + units
+        in_trash = trash_by_real(state)
         leader = next(
             (m.name for m in state.managers.values() if m.raft_address == raft.leader_address), None
         )
@@ -82,7 +84,7 @@ class ReadOperations:
                 for name in sorted(state.sites)
             ),
             reals=tuple(
-                real_status(state, self.health, state.reals[key], releasing.get(key, 0))
+                real_status(state, self.health, state.reals[key], releasing.get(key, 0), in_trash.get(key, 0))
                 for key in sorted(state.reals)
             ),
             volumes=tuple(
@@ -96,6 +98,8 @@ class ReadOperations:
                 for _, storage in sorted(state.storages.items())
             ),
             membership=members,
+            trashed=len(state.trash),
+            trashed_bytes=sum(in_trash.values()),
         )
 
     async def table(

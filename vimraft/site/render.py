@@ -105,7 +105,9 @@ def volume_io(state: State, health: Health, name: str) -> dict[str, IoRates]:
     return result
 
 
-def real_status(state: State, health: Health, real: RealVolume, releasing_units: int) -> RealStatus:
+def real_status(
+    state: State, health: Health, real: RealVolume, releasing_units: int, trashed_bytes: int = 0
+) -> RealStatus:
     unit = state.settings.unit_bytes
     holder = state.sites[real.site].manager
     latest = health.latest(holder)
@@ -123,6 +125,7 @@ def real_status(state: State, health: Health, real: RealVolume, releasing_units:
         state=real.state,
         reason=real.reason,
         io=io,
+        trashed_bytes=trashed_bytes,
     )
 
 

@@ -198,7 +198,7 @@ def test_strange_names_reach_no_other_path(url: str, service: FakeService, name:
         pytest.raises(ApiError),
     ):
         client.delete_volume(name)
-    assert all(call[0] == "delete" and call[1].strip() == name for call in service.calls)
+    assert all(call[0] == "delete" and call[1][0].strip() == name for call in service.calls)
     assert len(service.reply.volumes) == 3
 
 

@@ -167,8 +167,8 @@ def test_waiting_ends_with_the_names_of_sites_that_lag(
 def test_growing_and_deleting(cluster: Cluster) -> None:
     assert "grown: 128 MiB" in cluster("vol", "grow", "db-main", "--size", "128M").out
     assert cluster.change() == ("grow", ("db-main", 128 * MIB))
-    assert cluster("vol", "rm", "db-main", "--yes").out == "db-main deleted (64 MiB given back)\n"
-    assert cluster.change() == ("delete", "db-main")
+    assert cluster("vol", "rm", "db-main", "--purge", "--yes").out == "db-main deleted (64 MiB given back)\n"
+    assert cluster.change() == ("delete", ("db-main", True, False))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_adding_a_real_volume_follows_its_job(cluster: Cluster) -> None:
 def test_a_job_that_fails_gives_its_own_words_and_code(cluster: Cluster) -> None:
     error = schema.ErrorReply(code="local", message="t1:2 holds an ext4 file system", remedy="--force")
     failed = schema.JobReply("7", "preparing t1:2", "failed", 0, GIB, 0, error)
-    cluster.service.jobs["7"] = [failed]
+    cluster.service.jobs_known["7"] = [failed]
     result = cluster("real", "add", "--storage", "t1", "--lun", "2", "--class", "ssd")
     assert result.code == 7
     assert result.err == "error: t1:2 holds an ext4 file system\nhelp: --force\n"
