@@ -50,6 +50,8 @@ class Settings(Struct, frozen=True):
     depth: int
     think_s: float
     hot_sectors: int
+    shared: bool
+    """Clients write to the same sectors; then no write is sent twice. Otherwise each has its own."""
     zeros: bool
     faults: tuple[str, ...]
     fault_every_s: float
@@ -80,6 +82,7 @@ def choose(rng: random.Random, only: tuple[str, ...] = ()) -> Settings:
         depth=rng.choice((1, 2, 4)),
         think_s=rng.choice((0.02, 0.05, 0.2)),
         hot_sectors=rng.choice((2, 8, 24)),
+        shared=rng.random() < 0.5,
         zeros=not LOSSY & set(chosen) and rng.random() < 0.3,
         faults=chosen,
         fault_every_s=rng.choice((0.7, 1.5, 3.0)),

@@ -1,0 +1,238 @@
+"""One run: builds a world from a seed, lets faults and clients loose, heals, waits, and checks.
+
+May live here: assembly, the order of a run, and what is checked at its end.
+"""
+
+import time
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from tests.simulation.cluster import losses
+from tests.simulation.cluster.clients import Client, hot_sectors
+from tests.simulation.cluster.export import Export
+from tests.simulation.cluster.faults import Faults
+from tests.simulation.cluster.host import Host
+from tests.simulation.cluster.ledger import Ledger
+from tests.simulation.cluster.record import SECTOR, Record, tags_in
+from tests.simulation.cluster.settings import choose
+from tests.simulation.cluster.store_process import StoreProcess, pieces_of
+from tests.simulation.cluster.tables import first_boot, first_tables, manager_of
+from tests.simulation.cluster.wire import Wire
+from tests.simulation.world import Runaway, World
+from vimraft.core.ids import ManagerName, VolumeName
+from vimraft.core.tables import Volume
+from vimraft.protocol.rules import ALL_RULES, Rules, without
+
+SETTLE_S = 90.0
+"""Within it everything has to go on when the faults have stopped."""
+LOOK_S = 0.5
+START_S = 4.0
+"""Copies come into step before anything happens."""
+
+
+class Violation(Struct, frozen=True):
+    kind: str
+    text: str
+
+
+class Report(Struct, frozen=True):
+    seed: int
+    violations: tuple[Violation, ...]
+    operations: int
+    acknowledged: int
+    faults: int
+    epochs: int
+    virtual_s: float
+    cpu_ms: float
+
+
+class Simulation:
+    def __init__(self, seed: int, mutation: str | None = None, only: tuple[str, ...] = ()) -> None:
+        self.seed = seed
+        self.world = world = World(seed)
+        rules: Rules = ALL_RULES if mutation is None else without(mutation)
+        self.settings = settings = choose(world.fork_random("settings"), only)
+        self.record = Record()
+        self.wire = Wire(world, world.fork_random("wire"), settings.delay_s, settings.jitter_s)
+        names = [manager_of(number) for number in range(settings.sites)]
+        self.ledger = Ledger(
+            world,
+            world.fork_random("ledger"),
+            first_tables(settings),
+            names,
+            self._hears,
+            settings.commit_s,
+            settings.log_loss,
+        )
+        self.hosts = [
+            Host(
+                world,
+                self.wire,
+                self.ledger,
+                settings,
+                rules,
+                name,
+                first_boot(number),
+                resend=not settings.shared,
+            )
+            for number, name in enumerate(names)
+        ]
+        self.by_name: dict[str, Host] = {host.name: host for host in self.hosts}
+        for host in self.hosts:
+            host.store = StoreProcess(host)
+            host.export = Export(host)
+            host.others = {ManagerName(other.name): other for other in self.hosts}
+            for process in (host.store, host.export):
+                self.wire.watch(process)
+        self.ledger.on_change.append(self._changed)
+        self.clients = list(self._clients())
+        self.faults = Faults(self)
+
+    def _clients(self) -> Iterator[Client]:
+        settings, rng = self.settings, self.world.fork_random("clients")
+        hot = {volume.name: hot_sectors(rng, volume, settings.hot_sectors) for volume in settings.volumes}
+        users: dict[str, list[int]] = {volume.name: [] for volume in settings.volumes}
+        chosen = [settings.volumes[number % len(settings.volumes)] for number in range(settings.clients)]
+        for number, volume in enumerate(chosen):
+            users[volume.name].append(number)
+        for number, volume in enumerate(chosen):
+            mine = users[volume.name]
+            sectors = hot[volume.name]
+            own = sectors[mine.index(number) :: len(mine)] or [number]
+            writes = sectors if settings.shared else own
+            yield Client(
+                self.world, self.record, settings, self.hosts, volume, f"c{number}", [*sectors, *own], writes
+            )
+
+    def _hears(self, a: str, b: str) -> bool:
+        return self.by_name[a].up and self.by_name[b].up and self.wire.hears(a, b)
+
+    def _changed(self, before: Volume, after: Volume) -> None:
+        states = ",".join(
+            f"{r.local_name}:{r.state}{'+' if r.moving else ''}" for r in after.replicas
+        )
+        self.world.note(after.name, "epoch", after.epoch, after.owner, states)
+        if after.lossy_epoch > before.lossy_epoch:
+            self.record.lost(after.name, after.epoch)
+
+    # --- a run ----------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        began = time.process_time()
+        violations: list[Violation] = []
+        try:
+            self._run()
+            violations = list(self._violations())
+        except Runaway as error:
+            violations.append(Violation("runaway", str(error)))
+        except Exception as error:  # noqa: BLE001 - a machine that trips is a finding, with its seed
+            violations.append(Violation("error", f"{type(error).__name__}: {error}"))
+        acknowledged = sum(one.how == "done" for one in self.record.operations)
+        return Report(
+            self.seed,
+            tuple(violations),
+            len(self.record.operations),
+            acknowledged,
+            self.faults.count,
+            sum(row.epoch for row in self.ledger.state.volumes.values()),
+            self.world.now,
+            (time.process_time() - began) * 1000,
+        )
+
+    def _run(self) -> None:
+        for host in self.hosts:
+            host.start()
+        self.world.run_until(START_S)
+        for client in self.clients:
+            client.start()
+        self.faults.start()
+        self.world.run_until(START_S + self.settings.duration_s)
+        self.faults.stop()
+        for client in self.clients:
+            client.stopping = True
+        self._settle()
+
+    def _settle(self) -> None:
+        """Until all is quiet; then every sector is read once more."""
+        deadline = self.world.now + SETTLE_S
+        for replica_paused in self._paused():
+            self.hosts[0].manager.propose(replica_paused, lambda _outcome: None)
+        while self.world.now < deadline and not self._quiet():
+            self.world.run_until(self.world.now + LOOK_S)
+        self.unsettled = "" if self._quiet() else self._why()
+        for client in self.clients:
+            for sector in sorted(set(client.reads)):
+                client.begin("read", sector)
+        deadline = self.world.now + 2 * self.settings.io_timeout_s + 1
+        while self.world.now < deadline and any(client.open for client in self.clients):
+            self.world.run_until(self.world.now + LOOK_S)
+
+    def _paused(self) -> list[object]:
+        from vimraft.core.commands import PauseCopy
+
+        return [
+            PauseCopy(row.name, replica.local_name, False)
+            for row in self.ledger.state.volumes.values()
+            for replica in row.replicas
+            if replica.paused
+        ]
+
+    def _quiet(self) -> bool:
+        return not self._why()
+
+    def _why(self) -> str:
+        for row in self.ledger.state.volumes.values():
+            served = self.by_name[row.owner].export.served.get(VolumeName(row.name))
+            if served is None or not served.owner.serving or served.owner.desk.newest.epoch != row.epoch:
+                return f"{row.name} is not served by {row.owner}"
+            for replica in row.replicas:
+                if replica.state != "in_sync" or replica.moving:
+                    return f"copy {replica.local_name} of {row.name} is {replica.state}"
+        waiting = [one for client in self.clients for one in client.open.values()]
+        return f"{waiting[0].kind} #{waiting[0].number} is not answered" if waiting else ""
+
+    # --- checks ---------------------------------------------------------------------------------------
+
+    def _violations(self) -> Iterator[Violation]:
+        for text in self.ledger.broken:
+            yield Violation("tables", text)
+        if self.unsettled:
+            yield Violation("progress", f"{SETTLE_S:.0f} s after the last fault: {self.unsettled}")
+        else:
+            yield from self._differences()
+        for operation in self.record.operations:
+            if operation.how == "open":
+                yield Violation("progress", f"{operation.kind} #{operation.number} never ended")
+        for text in losses.problems(self.record):
+            yield Violation("consistency", text)
+
+    def _differences(self) -> Iterator[Violation]:
+        for row in self.ledger.state.volumes.values():
+            touched = {
+                sector
+                for one in self.record.operations
+                if one.volume == row.name and one.writes
+                for sector in range(one.first, one.first + one.sectors)
+            }
+            for sector in sorted(touched):
+                found = {
+                    replica.local_name: self._content(row, replica.local_name, sector)
+                    for replica in row.replicas
+                    if replica.state == "in_sync"
+                }
+                if len(set(found.values())) > 1:
+                    shown = {name: tags_in(content)[0] for name, content in found.items()}
+                    yield Violation("copies", f"{row.name} sector {sector}: copies in sync differ: {shown}")
+                    break
+
+    def _content(self, row: Volume, copy: str, sector: int) -> bytes:
+        ((real, at, _count, _offset),) = pieces_of(row, copy, sector * SECTOR, (sector + 1) * SECTOR)  # type: ignore[arg-type]
+        return self.by_name[self.ledger.state.reals[real].site].media.at((real, at))
+
+
+def run_seed(
+    seed: int, mutation: str | None = None, only: tuple[str, ...] = ()
+) -> tuple[Report, Simulation]:
+    simulation = Simulation(seed, mutation, only)
+    return simulation.run(), simulation
