@@ -119,6 +119,8 @@ class Desk:
         self.room_wanted = False
         """A store has no room for one more active region."""
         self.effects: list[Effect] = []
+        self.soonest_ns = 0
+        """Nothing that `next_ns` has not told of comes earlier; 0: look anew."""
         self._later: dict[int, tuple[int, Callable[[], None]]] = {}
         self._asks: dict[int, Ask] = {}
         self._sessions: dict[ManagerName, int] = {}
@@ -139,8 +141,15 @@ class Desk:
     def later(self, after_ns: int, call: Callable[[], None]) -> int:
         """Returns a number for `never`."""
         token = self.token()
-        self._later[token] = (self.now_ns + after_ns, call)
+        at_ns = self.now_ns + after_ns
+        self._later[token] = (at_ns, call)
+        self.expect(at_ns)
         return token
+
+    def expect(self, at_ns: int) -> None:
+        """Something will be due then."""
+        if at_ns < self.soonest_ns:
+            self.soonest_ns = at_ns
 
     def never(self, token: int) -> None:
         self._later.pop(token, None)
@@ -183,7 +192,9 @@ class Desk:
         ask.number = self._number
         ask.session = self._sessions.setdefault(ask.store, 1)
         ask.epoch = self.map.epoch
-        ask.deadline_ns = self.now_ns + self.limits.store_timeout_ns
+        ask.deadline_ns = deadline_ns = self.now_ns + self.limits.store_timeout_ns
+        if deadline_ns < self.soonest_ns:
+            self.soonest_ns = deadline_ns
         self._asks[ask.number] = ask
         self.effects.append(Send(ask.store, store_request(ask, self.map.volume, self.leases.own.incarnation)))
 
@@ -217,6 +228,7 @@ class Desk:
     # --- acknowledging --------------------------------------------------------------------------------
 
     def leases_changed(self, installed: dict[ManagerName, int]) -> None:
+        self.soonest_ns = 0
         for manager, index in installed.items():
             self._installed[manager] = max(index, self._installed.get(manager, 0))
 
@@ -225,6 +237,7 @@ class Desk:
         have run out: until then they may serve reads by an older map."""
         for manager in managers:
             if manager != self.me and self.rules.wait_for_retired_side:
+                self.soonest_ns = 0
                 self._gate[manager] = max(index, self._gate.get(manager, 0))
 
     def _gate_ends(self) -> list[int]:

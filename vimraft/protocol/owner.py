@@ -35,6 +35,7 @@ from vimraft.protocol.writes import End, Write
 
 MAX_REQUESTS = 2_048
 """Client requests under way and waiting; more are told `full`."""
+_NEVER = 1 << 62
 MAX_TOLD = 4_096
 """Sessions remembered that were told about a loss; one forgotten is told twice, which harms nobody."""
 
@@ -165,6 +166,7 @@ class Owner:
     def _admit(self, request: ClientRequest) -> None:
         desk = self.desk
         client = _Client(request, desk.token(), desk.now_ns + desk.limits.io_timeout_ns)
+        desk.expect(client.deadline_ns)
         self._clients[request.id] = client
         if request.kind == "flush":
             self._when_serving(lambda: self._flush(client))
@@ -417,7 +419,7 @@ class Owner:
             self._install()
         for look in self._followers[:]:
             look()
-        if desk.ours and (desk.room_wanted or len(desk.tracker)):
+        if desk.ours and (desk.room_wanted or desk.tracker.ripe(desk.now_ns)):
             self._clear()
         self._set_timer()
         effects, desk.effects = desk.effects, []
@@ -433,6 +435,9 @@ class Owner:
 
     def _set_timer(self) -> None:
         desk = self.desk
+        if self._timer_ns is not None and desk.soonest_ns >= self._timer_ns:
+            return  # nothing that has come since is due earlier
+        desk.soonest_ns = _NEVER
         times = [desk.next_ns()]
         if self._clients:
             times.append(next(iter(self._clients.values())).deadline_ns)

@@ -16,6 +16,8 @@ CLEAR_AFTER_NS = 10_000_000_000
 KEEP_ACTIVE = 2_048
 """More active regions than this: the ones left alone longest are cleared earlier."""
 MAX_CLEARED_AT_ONCE = 64
+LOOK_EVERY_NS = 10_000_000
+"""While more than that are active: a look goes through all that are too many."""
 
 
 class _Region:
@@ -37,6 +39,7 @@ class Tracker:
         self._boots = 0
         self._boot_of: dict[str, str] = {}
         self._flushed = (0, 0)
+        self._looked_ns = 0
         self.changed_boots: set[str] = set()
         """Stores whose boot changed since `rebase`."""
 
@@ -102,6 +105,15 @@ class Tracker:
     def flushed(self, mark: tuple[int, int]) -> None:
         """It has succeeded on all in-sync copies."""
         self._flushed = max(self._flushed, mark)
+
+    def ripe(self, now_ns: int) -> bool:
+        """Whether it is worth the while to look for what is clearable: asked after every event."""
+        if len(self._regions) > KEEP_ACTIVE and now_ns - self._looked_ns >= LOOK_EVERY_NS:
+            self._looked_ns = now_ns
+            return True
+        for region in self._regions.values():
+            return now_ns - region.at_ns >= CLEAR_AFTER_NS
+        return False
 
     def clearable(self, now_ns: int, *, at_once: bool = False) -> list[int]:
         """Regions that may be cleared now; `at_once`: a store has no room for more."""
