@@ -158,6 +158,7 @@ class OwnerSide:
         links = self.shell.links
         lost: list[Flight] = []
         while True:
+            poll_flights(flights)
             landed = 0
             for flight in flights[:]:
                 try:
@@ -177,7 +178,6 @@ class OwnerSide:
                     links.give(flight.link)
             if landed or lost or not flights:
                 return lost
-            poll_flights(flights)
 
     def _wait(self, number: int, waiter: _Waiter) -> Reply:
         lock = threading.Lock()
@@ -204,14 +204,15 @@ class OwnerSide:
             self._perform(effect)
 
     def _answered(self, answers: list[tuple[ManagerName, Answer]]) -> list[Effect]:
-        effects: list[Effect] = []
+        """One event, however many there are."""
+        owner = self.owner
         with self.lock:
             if self.closed:
-                return effects
-            now_ns = boottime_ns()
+                return []
+            owner.begin(boottime_ns())
             for store, answer in answers:
-                effects += self.owner.answer(store, answer, now_ns)
-        return effects
+                owner.desk.answered(store, answer)
+            return owner.end()
 
     def _store_lost(self, store: ManagerName, session: int) -> list[Effect]:
         with self.lock:
