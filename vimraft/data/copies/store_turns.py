@@ -75,11 +75,12 @@ class VolumeStore:
             side.ask(session, request, done)
 
     def wait_open(self, timeout_s: float) -> bool:
-        """Until there is a store to ask."""
+        """Until there is a store to ask; False at once if it is not our turn."""
         if self.side is not None:
             return True
         with self.changed:
-            return self.changed.wait_for(lambda: self.side is not None, timeout_s)
+            self.changed.wait_for(lambda: self.side is not None or self.wanted is None, timeout_s)
+        return self.side is not None
 
 
 class Draining:
@@ -169,6 +170,7 @@ class StoreTurns:
                 before = None  # built anew under the name of a deleted one
                 volume.restart = True
             volume.wanted = None if copies is None else (copies, index)
+            volume.changed.notify_all()
             side = volume.side
             if side is not None:
                 if copies is None or volume.restart:
