@@ -120,11 +120,13 @@ async def relay(cluster: Cluster, record: Record, path: Path) -> None:
     while path.exists() and not stop.is_set():  # noqa: ASYNC240 - a look at a local directory
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RECORD_POLL_S)
-    unload(namespace, record.details["table"])
     server.close()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    # Only now: without the rules a reset would leave under the relay's own address, and the other side of the
+    # connection would wait for an answer for ever.
+    unload(namespace, record.details["table"])
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:

@@ -86,8 +86,8 @@ class SlowLink:
         start_keeper("relay", cluster, record, namespace=cluster[record.site].namespace)
 
     def heal(self, cluster: Cluster, record: Record) -> None:
+        end_keeper(cluster, record)  # first: its connections are closed while their addresses are still known
         unload(cluster[record.site].namespace, record.details["table"])
-        end_keeper(cluster, record)
 
     def effect(self, cluster: Cluster, record: Record) -> str:
         if not is_loaded(cluster[record.site].namespace, record.details["table"]):
