@@ -19,6 +19,7 @@ from vimraft.core.commands import (
     Command,
     ConfirmRelease,
     FormCluster,
+    MoveOwner,
     MoveSegments,
     Promote,
     Rejected,
@@ -234,6 +235,13 @@ class World:
         volume = self.state.volumes[name]
         self.data[name] = bytearray(volume.size_bytes)
         return volume
+
+    async def prefer(self, site: str, *further: str) -> None:
+        await self.do(SetSite(Site(site, f"m-{site}", further)))
+
+    async def hand_over(self, name: str, new_owner: str) -> None:
+        volume = self.state.volumes[name]
+        await self.do(MoveOwner(volume.name, volume.epoch, volume.owner, new_owner))
 
     def open_export(self, uri: str, *, read_only: bool) -> MemoryDisk:
         name = uri.rpartition("/")[2]
