@@ -416,6 +416,7 @@ class Plane:
         self._report_once(real, "missing" if real.lost else "io", f"{real.spec.uri}: {error}")
 
     def flush_failed(self, real: RealSlot, error: OSError) -> None:
+        self.turns.flush_failed(real.real)
         self._report_once(real, "flush", f"{real.spec.uri}: flush failed: {error}")
 
     def _tell(self, problem: Problem) -> None:

@@ -328,11 +328,14 @@ def test_the_store_of_a_volume_is_where_its_owner_is_or_in_the_store_process(tmp
     assert not _open(two.store)  # the export has not let go
     owner = Asker(two.store.volume("v").ask)
     owner.epoch = 2
-    assert owner.now("seal", copy="") == NewerEpoch(0)
+    early = owner.send("seal", copy="")
+    assert not owner.answers
     two.install(two.export, theirs)
-    eventually(lambda: _open(two.store), "the store process has it")
+    eventually(lambda: early in owner.answers, "the store process has it")
+    assert owner.answers[early].result == Done()
     assert not _open(two.export)
-    assert owner.now("seal", copy="") == Done()
+    mine_late = Asker(two.export.volume("v").ask)
+    assert mine_late.now("seal", copy="") == NewerEpoch(0)
     newer = copied_map("b", owner="b", epoch=3)
     two.install(two.export, newer)
     two.install(two.store, newer)
@@ -340,6 +343,49 @@ def test_the_store_of_a_volume_is_where_its_owner_is_or_in_the_store_process(tmp
     own = Asker(two.export.volume("v").ask)
     own.session, own.epoch = session(manager="b"), 3
     assert own.write(0, b"x" * KIB4) == Done()
+
+
+def test_what_came_too_early_is_told_so_in_the_end(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    held = open_record(tmp_path / "copies", "v", ("A", "B"))
+    two.install(two.store, copied_map("b"))
+    owner = Asker(two.store.volume("v").ask)
+    number = owner.send("seal", copy="")
+    eventually(lambda: number in owner.answers, "an answer")
+    assert owner.answers[number].result == NewerEpoch(0)
+    held.close()
+    eventually(lambda: _open(two.store), "it is its turn")
+
+
+def test_a_failed_flush_of_a_real_volume_is_known_to_the_next_process(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    two.install(two.store, copied_map("b"))
+    eventually(lambda: _open(two.store), "it is its turn")
+    owner = Asker(two.store.volume("v").ask)
+    assert owner.write(0, b"x" * KIB4) == Done()
+    two.store.flush_failed("sb:0")  # for another volume on it
+    two.install(two.store, None)
+    two.install(two.export, copied_map("b", owner="b", epoch=2))
+    own = Asker(two.export.volume("v").ask)
+    own.session, own.epoch = session(manager="b"), 2
+    number = own.send("flush")
+    eventually(lambda: number in own.answers, "an answer")
+    assert own.answers[number].result == IoFailed(B)
+
+
+def test_a_process_that_ends_keeps_the_record_until_then(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    two.install(two.store, copied_map("b"))
+    eventually(lambda: _open(two.store), "it is its turn")
+    two.store.stop()
+    two.store.flush_failed("sb:0")
+    volume = two.store.known("v")
+    assert volume is not None
+    assert Asker(volume.ask).write(0, b"x" * KIB4) == NewerEpoch(0)
+    assert volume.side is not None
+    assert volume.side._record.load().copies[B].doubtful == BOOT
+    two.install(two.export, copied_map("b", owner="b", epoch=2))
+    assert not _open(two.export)
 
 
 def test_the_floor_goes_with_the_record(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from vimraft.protocol.effects import (
 )
 from vimraft.protocol.messages import NewerEpoch, Session, StoreAnswer
 from vimraft.protocol.owner_effects import SetTimer, StoreRequest
+from vimraft.protocol.regions import Doubted
 from vimraft.protocol.store import Store
 
 OPEN_WAIT_S = 3.0
@@ -210,6 +211,21 @@ class StoreSide:
 
     def reals(self) -> list[str]:
         return sorted(self._tables.reals)
+
+    def note_broken(self, real: str) -> None:
+        """A flush of that real volume failed, whoever's: this process's backend refuses everything from now
+        on, and the next process is to know why."""
+        found = [
+            name
+            for name in self._tables.copies
+            if any(slot.real == real for slot in self._tables.slots(name)) and self._in_sync(name)
+        ]
+        with self._disk:
+            self._record.keep(tuple(Doubted(LocalName(name), self.boot) for name in found))
+
+    def _in_sync(self, name: str) -> bool:
+        copy = self._map.map.copy(LocalName(name)) if self._map is not None else None
+        return copy is not None and copy.state == "in_sync"
 
     def figures(self) -> tuple[int, int, int]:
         """(reads, writes, regions marked) since it began."""

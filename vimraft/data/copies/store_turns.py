@@ -8,8 +8,10 @@ May live here: whose turn it is by the installed maps, opening and giving up. Ke
   does as the only store here, with the floor, the sessions and the record that every request was compared
   with; and no other process could have sealed, answered or marked anything meanwhile. When it dies, the lock
   goes with its last thread, after its system calls.
-- Whoever waits for its turn serves nothing: what is asked of it is told `NewerEpoch`, which an owner takes
-  for "ask again".
+- Whoever waits for its turn serves nothing: what is asked of it waits for a bounded time if the turn has
+  come, and is then told `NewerEpoch`, which an owner takes for "ask again".
+- A failed flush of a real volume is noted for all copies on it, so that no other process takes for written
+  what the kernel has forgotten (it tells one process only).
 - Every map of a volume reaches its store in the order of installation. A store that is opened begins with the
   newest one.
 
@@ -44,6 +46,9 @@ MAX_OPENERS = 4
 RETRY_FIRST_S = 0.005
 RETRY_LAST_S = 0.1
 """Between two looks whether the other process has given a record up, or this one is drained."""
+EARLY_S = 2.0
+"""How long a request waits for the opening of the record when it is this process's turn."""
+MAX_EARLY = 256
 TROUBLE_S = 2.0
 """Before a record that could not be used is tried again."""
 
@@ -51,9 +56,12 @@ TROUBLE_S = 2.0
 class VolumeStore:
     """The store of one volume here, whoever has its record now. Its `ask` never waits for the turn."""
 
-    def __init__(self, volume: str, boot: str) -> None:
+    def __init__(self, volume: str, boot: str, timers: Timers) -> None:
         self.volume = volume
         self.boot = boot
+        self._timers = timers
+        self._early: dict[object, tuple[Session, StoreRequest, Done]] = {}
+        """What came while the record was being opened: the first seal of a takeover does."""
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.side: StoreSide | None = None
@@ -70,9 +78,35 @@ class VolumeStore:
         """`done` is called once: before this returns, or later from another thread."""
         side = self.side
         if side is None:
-            done(StoreAnswer(request.number, self.boot, 0, NewerEpoch(0)))
-        else:
+            side = self._keep_early(session, request, done)
+        if side is not None:
             side.ask(session, request, done)
+
+    def _keep_early(self, session: Session, request: StoreRequest, done: Done) -> StoreSide | None:
+        """The store, if it is open now."""
+        key = object()
+        with self.lock:
+            if self.side is not None:
+                return self.side
+            kept = self.wanted is not None and len(self._early) < MAX_EARLY
+            if kept:
+                self._early[key] = (session, request, done)
+        if kept:
+            self._timers.after(EARLY_S, lambda: self._too_early(key))
+        else:
+            done(StoreAnswer(request.number, self.boot, 0, NewerEpoch(0)))
+        return None
+
+    def _too_early(self, key: object) -> None:
+        with self.lock:
+            found = self._early.pop(key, None)
+        if found is not None:
+            found[2](StoreAnswer(found[1].number, self.boot, 0, NewerEpoch(0)))
+
+    def take_early(self) -> list[tuple[Session, StoreRequest, Done]]:
+        """Under the lock."""
+        early, self._early = self._early, {}
+        return list(early.values())
 
     def wait_open(self, timeout_s: float) -> bool:
         """Until there is a store to ask; False at once if it is not our turn."""
@@ -125,6 +159,7 @@ class StoreTurns:
         self._tools = Tools(real_of, watch, Crew("copies-store", MAX_THREADS, self._bug), self._timers, log)
         self._volumes: dict[str, VolumeStore] = {}
         self._lock = threading.Lock()
+        self._ending = False
 
     def _bug(self, error: Exception) -> None:
         self._log("copies.bug", error=repr(error))
@@ -134,7 +169,7 @@ class StoreTurns:
         with self._lock:
             found = self._volumes.get(name)
             if found is None:
-                found = self._volumes[name] = VolumeStore(name, self.boot)
+                found = self._volumes[name] = VolumeStore(name, self.boot, self._timers)
             return found
 
     def known(self, name: str) -> VolumeStore | None:
@@ -194,18 +229,26 @@ class StoreTurns:
         return found
 
     def stop(self) -> None:
-        """The process is about to end: nothing new goes to a backend."""
+        """The process is about to end: nothing new goes to a backend. The records go with the process, since
+        a last flush of the real volumes may fail, and is noted in them then."""
+        self._ending = True
         for volume in tuple(self._volumes.values()):
-            with volume.changed:
-                volume.wanted = None
+            with volume.lock:
                 if volume.side is not None:
                     volume.side.stop()
+
+    def flush_failed(self, real: str) -> None:
+        """May take as long as a disk does."""
+        for volume in tuple(self._volumes.values()):
+            side = volume.side
+            if side is not None and side.uses({real}):
+                side.note_broken(real)
 
     # --- opening and closing ----------------------------------------------------------------------------
 
     def _look(self, volume: VolumeStore) -> None:
         """Under its lock: begin what is to be done, unless somebody is at it."""
-        if not volume.working and (self._to_open(volume) or self._to_close(volume)):
+        if not (volume.working or self._ending) and (self._to_open(volume) or self._to_close(volume)):
             volume.working = True
             self._openers.submit(lambda: self._work(volume, RETRY_FIRST_S))
 
@@ -234,6 +277,8 @@ class StoreTurns:
 
     def _step(self, volume: VolumeStore, pause_s: float) -> float | None:
         """None: done. Else: look again after so many seconds."""
+        if self._ending:
+            return None
         with volume.lock:
             side, wanted = volume.side, volume.wanted
             closes, opens = self._to_close(volume), self._to_open(volume)
@@ -277,6 +322,9 @@ class StoreTurns:
             side.applied(*wanted)
             volume.side, volume.problem, volume.restart = side, "", False
             volume.changed.notify_all()
+            early = volume.take_early()
+        for one in early:
+            self._tools.crew.submit(lambda one=one: side.ask(*one))  # type: ignore[misc]
         self._log("copies.store_opened", volume=volume.volume, epoch=wanted[0].map.epoch)
 
     def _record_failed(self, volume: VolumeStore, why: str) -> None:
