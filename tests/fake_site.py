@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from msgspec.structs import replace
 
+from tests.fake_copies import FakeCopies
 from tests.fake_moves import FakeMoves
 from vimraft.api import schema as s
 from vimraft.api import schema_meta as m
@@ -167,7 +168,7 @@ def status() -> s.StatusReply:
     )
 
 
-class FakeService(FakeMoves):
+class FakeService(FakeCopies, FakeMoves):
     def __init__(self) -> None:
         self.token = TOKEN
         self.reply = status()
@@ -254,7 +255,7 @@ class FakeService(FakeMoves):
         ]
 
     async def volume(self, name: str) -> s.VolumeReply:
-        return self._volume_reply(self._found(name))
+        return self._volume_reply(self.nearer(self._found(name)))
 
     async def volume_map(self, name: str, at: int | None = None) -> s.MapReply:
         found = self._found(name)

@@ -24,7 +24,7 @@ from vimraft.api.advice_codes import (
     make_advice,
     unknown_outcome,
 )
-from vimraft.api.advice_copies import from_copy_reason
+from vimraft.api.advice_copies import from_copy_fault, from_copy_reason
 from vimraft.api.advice_members import from_membership_fault
 from vimraft.api.advice_meta import from_out_of_reach
 from vimraft.api.advice_moves import from_move_fault
@@ -38,6 +38,7 @@ from vimraft.api.errors import (
     PassedOn,
     Refused,
 )
+from vimraft.api.errors_copies import CopyFault
 from vimraft.api.units import format_bytes, size_argument
 from vimraft.core.codec import CodecError
 from vimraft.core.reasons import (
@@ -265,8 +266,8 @@ def from_exception(error: BaseException) -> Advice:
             return Advice(error.status, exit_code_of(error.reply.code), error.reply)
         case MembershipFault():
             return from_membership_fault(error)
-        case MoveFault():
-            return from_move_fault(error)
+        case CopyFault() | MoveFault():
+            return from_copy_fault(error) if isinstance(error, CopyFault) else from_move_fault(error)
         case IndexOutOfReach():
             return from_out_of_reach(error)
         case LogError():

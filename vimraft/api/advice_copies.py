@@ -1,11 +1,13 @@
 """Refusals about copies and owners in words.
 
-May live here: one branch per reason that level 3 brought; vimraft.api.advice calls in.
+May live here: one branch per reason that level 3 brought, and one per class of `errors_copies`;
+vimraft.api.advice calls in.
 """
 
 from typing import assert_never
 
-from vimraft.api.advice_codes import NOTHING_LOST, Advice, listed, make_advice
+from vimraft.api.advice_codes import NOTHING_LOST, Advice, listed, make_advice, unknown_outcome
+from vimraft.api.errors_copies import AnswersStill, CopyFault, MoveUndecided, NotMoved, OneCopyOnly
 from vimraft.api.units import format_bytes
 from vimraft.core.reasons import (
     Conflict,
@@ -35,7 +37,7 @@ def from_copy_reason(reason: CopyReason) -> Advice:
             )
             remedy = (
                 f"bring {reason.owner} back; if its sites are lost for good and cannot write any more, tell "
-                "the tables with --force-lost"
+                "the tables with: vimraft site force-lost"
             )
         case Renewed():
             message = f"manager {reason.manager!r} is alive: it has renewed its lease meanwhile"
@@ -55,6 +57,35 @@ def from_copy_reason(reason: CopyReason) -> Advice:
         case _:
             assert_never(reason)
     return make_advice("conflict", message, remedy, reason)
+
+
+def from_copy_fault(error: CopyFault) -> Advice:
+    match error:
+        case OneCopyOnly():
+            return make_advice(
+                "rejected",
+                f"virtual volume {error.name!r} has one copy, so that no other manager could own it",
+                f"add a copy at the other site first: vimraft copy add {error.name} --sites SITE",
+            )
+        case NotMoved():
+            return make_advice(
+                "conflict",
+                f"virtual volume {error.name!r} was not handed over: {error.why or 'its owner could not'}",
+                f"see how its copies are with: vimraft vol show {error.name}; then repeat it",
+            )
+        case MoveUndecided():
+            return unknown_outcome(f"the owner of virtual volume {error.name!r} is still handing it over")
+        case AnswersStill():
+            return make_advice(
+                "conflict",
+                f"manager {error.name!r} answers: it is not lost",
+                "to move volumes away from it: vimraft vol move-owner; to give it up all the same, stop it "
+                f"and fence its storages first; {NOTHING_LOST}",
+            )
+        case _:
+            return make_advice(
+                "internal", f"{type(error).__name__}: {error.name}", "look into the manager's log"
+            )
 
 
 def _no_space_for_copy(reason: NoSpaceForCopy) -> Advice:

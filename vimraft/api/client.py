@@ -20,6 +20,7 @@ import msgspec
 from vimraft.api import schema, schema_meta
 from vimraft.api.advice import from_status
 from vimraft.api.caller_errors import ApiError, BadReply, NoAnswer, Unreachable
+from vimraft.api.client_copies import CopiesClient
 from vimraft.api.client_moves import MovesClient
 from vimraft.api.client_moves import part as _part
 from vimraft.api.context import Context, load_context
@@ -60,7 +61,7 @@ def _user() -> str:
         return ""
 
 
-class Client(MovesClient):
+class Client(CopiesClient, MovesClient):
     """Not for use by several threads at once. Use as a context manager, or call `close`."""
 
     def __init__(

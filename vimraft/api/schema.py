@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from vimraft.api.schema_copies import CopyProgress, VolumeProgress
 from vimraft.core.tables import MapChange, Replica, Settings
 
 Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -122,6 +123,13 @@ class VolumeStatus(Struct, frozen=True):
     created_ms: int
     io: dict[str, IoRates]
     """Per site that serves it to clients now."""
+    takeover: str = ""
+    """What a new owner does before it serves; `over` or empty: it serves."""
+    hold_ms: float = 0.0
+    """How long I/O waited for the last change of its map (a volume with copies)."""
+    longest_hold_ms: float = 0.0
+    lossy_epoch: int = 0
+    """The epoch in which the last copy in sync may have lost what was not flushed; 0: never."""
 
 
 class ReplicaStatus(Struct, frozen=True):
@@ -129,6 +137,12 @@ class ReplicaStatus(Struct, frozen=True):
     state: str
     sites: tuple[str, ...]
     segments: int
+    paused: bool = False
+    """An operator asked that its resync rest."""
+    moving: bool = False
+    """Some of its segments are moving elsewhere."""
+    progress: CopyProgress | None = None
+    """None: the volume has no other copy, or its owner is silent."""
 
 
 class StatusReply(Struct, frozen=True):
@@ -163,6 +177,8 @@ class BuildRequest(Struct, frozen=True, forbid_unknown_fields=True):
     copies: Int64 = 1
     plan: bool = False
     """Show what would be built, commit nothing."""
+    same_site: bool = False
+    """Copies may share a site."""
 
 
 class SegmentReply(Struct, frozen=True):
@@ -417,6 +433,8 @@ class Heartbeat(Struct, frozen=True):
     raft: RaftView | None = None
     level: int = 1
     """The highest level that its release reads; the first release does not say."""
+    copies: dict[str, VolumeProgress] = field(default_factory=dict)
+    """Of the volumes with copies that it owns."""
 
 
 class DoneReply(Struct, frozen=True):

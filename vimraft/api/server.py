@@ -52,6 +52,7 @@ from vimraft.api.schema import (
     UriReply,
     VolumeReply,
 )
+from vimraft.api.server_copies import COPIES_HANDLERS
 from vimraft.api.server_meta import META_HANDLERS
 from vimraft.api.server_moves import MOVES_HANDLERS
 from vimraft.api.service import Service
@@ -293,6 +294,7 @@ def make_app(service: Service) -> Litestar:
             openapi,
             *META_HANDLERS,
             *MOVES_HANDLERS,
+            *COPIES_HANDLERS,
         ],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),

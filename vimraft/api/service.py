@@ -28,10 +28,11 @@ from vimraft.api.schema import (
     VolumeReply,
 )
 from vimraft.api.schema_meta import BackupsReply, MetaStatusReply, UpgradeReply, UpgradeRequest
+from vimraft.api.service_copies import CopiesService
 from vimraft.api.service_moves import MovesService
 
 
-class Service(MovesService, Protocol):
+class Service(MovesService, CopiesService, Protocol):
     token: str
     """Bearer token that every call but `health` must show."""
 

@@ -46,7 +46,7 @@ from vimraft.core.ids import (
     StorageAddress,
     VolumeName,
 )
-from vimraft.core.reasons import Invalid, NotFound, Unsupported
+from vimraft.core.reasons import Invalid, NotFound
 from vimraft.core.tables import Storage, Volume
 from vimraft.data.prepare import PrepareRequest, prepare
 from vimraft.metadata.port import LogError
@@ -90,9 +90,6 @@ class ChangeOperations:
     # volumes
 
     async def build(self, request: BuildRequest, *, who: str, request_id: str | None) -> VolumeReply:
-        if request.copies > 1:
-            # The tables know copies already, but nothing writes to more than the first one yet.
-            raise Refused(Unsupported("more than one copy"))
         command = BuildVolume(
             name=VolumeName(request.name),
             size_sectors=_sectors(request.size_bytes),
@@ -100,6 +97,7 @@ class ChangeOperations:
             manager=self.site.me,
             sites=tuple(SiteName(s) for s in request.sites),
             copies=request.copies,
+            same_site=request.same_site or msgspec.UNSET,
         )
         if request.plan:
             state = await self.site.fresh_state()

@@ -36,6 +36,8 @@ from vimraft.site.changes_to_events import events_between
 from vimraft.site.config import Config, split_address
 from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.copies_part import CopiesPart
+from vimraft.site.copies_views import progress_of
+from vimraft.site.copy_changes import CopyOperations
 from vimraft.site.feeder import Feeder, Said
 from vimraft.site.formation import keep_registered
 from vimraft.site.health import Health
@@ -62,7 +64,9 @@ RECHECK_FAILED_S = 5.0
 RETRY_S = 1.0
 
 
-class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOperations, MetaOperations):
+class SiteManager(
+    ReadOperations, ChangeOperations, CopyOperations, MovesOperations, MemberOperations, MetaOperations
+):
     """One running manager; also the Service behind its API."""
 
     def __init__(self, config: Config, token: str, replicated_log: Log, catalogue: Catalogue) -> None:
@@ -94,11 +98,11 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
             replicated_log,
             config.manager,
             incarnation,
-            life=lambda: self._life if self._may_own() and self._copies.may_own() else 0,
+            life=lambda: self._life if self._may_own() and self.copies_part.may_own() else 0,
             installed_index=self.site.installed_index,
             granted=feeders["export"].grant_lease,
         )
-        self._copies = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
+        self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
         self._releases = ReleaseWorker(self.site)
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
         self._moves = MovesPart(self)
@@ -145,7 +149,7 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
             supervisor.start()
         self.health.start()
         self._lease.start()
-        self._copies.start()
+        self.copies_part.start()
         self._releases.start()
         self._spawn(keep_registered(self.site))
         self._spawn(ask_for_seat(self.config, self.token, self.site.log))
@@ -171,7 +175,7 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
                 for role, supervisor in self.site.supervisors.items()
             )
         )
-        await self._copies.stop()
+        await self.copies_part.stop()
         await self._lease.stop()
         await self.health.stop()
         for feeder in self.site.feeders.values():
@@ -192,7 +196,7 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
     def _tables_changed(self, previous: State, current: State) -> None:
         for feeder in self.site.feeders.values():
             feeder.publish(current)
-        self._copies.tables_changed(current)
+        self.copies_part.tables_changed(current)
         self._releases.look()
         self._moves.tables_changed(previous, current)
         if previous.reals is not current.reals:
@@ -239,7 +243,7 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
             self.site.copies.add(now_s, stats.copies)
 
     def plane_said(self, hello: Hello, message: Said) -> None:
-        self._copies.said(hello, message)
+        self.copies_part.said(hello, message)
 
     def plane_skipped(self) -> None:
         """A new epoch of what is owned here: until it is installed, there is no further lease."""
@@ -282,6 +286,7 @@ class SiteManager(ReadOperations, ChangeOperations, MovesOperations, MemberOpera
             release=__version__,
             raft=raft_view(self.site.log.status()),
             level=levels.LATEST,
+            copies=progress_of(self.site.copies),
         )
 
     def _backup_header(self, kind: Kind) -> tuple[BackupHeader, State]:

@@ -16,8 +16,10 @@ from vimraft.api.schema import (
     VolumeReply,
     VolumeStatus,
 )
+from vimraft.api.schema_copies import VolumeProgress
 from vimraft.core.ids import SECTOR_BYTES, RealId
 from vimraft.core.tables import RealVolume, Release, Segment, Site, State, Volume
+from vimraft.protocol.maps import moving_name
 from vimraft.site.context import SiteContext
 from vimraft.site.health import Health
 from vimraft.site.rates import IDLE, combine
@@ -35,13 +37,20 @@ def _sites_of_segments(state: State, segments: tuple[Segment, ...]) -> tuple[str
     return tuple(sorted({_site_of(state, segment) for segment in reals.values()}))
 
 
-def volume_status(state: State, volume: Volume, io: dict[str, IoRates]) -> VolumeStatus:
+def volume_status(
+    state: State, volume: Volume, io: dict[str, IoRates], said: VolumeProgress | None = None
+) -> VolumeStatus:
+    """`said`: by the owner, of a volume with copies."""
+    progress = {copy.name: copy for copy in said.copies} if said is not None else {}
     replicas = tuple(
         ReplicaStatus(
             local_name=replica.local_name,
             state=replica.state,
             sites=_sites_of_segments(state, replica.segments),
             segments=len(replica.segments),
+            paused=replica.paused,
+            moving=bool(replica.moving),
+            progress=progress.get(moving_name(replica.local_name) if replica.moving else replica.local_name),
         )
         for replica in volume.replicas
     )
@@ -56,6 +65,10 @@ def volume_status(state: State, volume: Volume, io: dict[str, IoRates]) -> Volum
         sites=tuple(sorted({site for replica in replicas for site in replica.sites})),
         created_ms=volume.created_ms,
         io=io,
+        takeover=said.takeover if said is not None else "",
+        hold_ms=said.hold_ms if said is not None else 0.0,
+        longest_hold_ms=said.longest_hold_ms if said is not None else 0.0,
+        lossy_epoch=volume.lossy_epoch,
     )
 
 
@@ -78,12 +91,18 @@ def segment_replies(state: State, volume: Volume) -> list[SegmentReply]:
 
 
 def reply_of(
-    state: State, volume: Volume, io: dict[str, IoRates], *, index: int, planned: bool = False
+    state: State,
+    volume: Volume,
+    io: dict[str, IoRates],
+    *,
+    index: int,
+    planned: bool = False,
+    said: VolumeProgress | None = None,
 ) -> VolumeReply:
     segments = segment_replies(state, volume)
     total = sum(len(replica.segments) for replica in volume.replicas)
     return VolumeReply(
-        volume=volume_status(state, volume, io),
+        volume=volume_status(state, volume, io, said),
         segments=tuple(segments),
         segments_left_out=total - len(segments),
         planned=planned,

@@ -68,7 +68,7 @@ REASONS: dict[type, tuple[Reason, int, str, str]] = {
     Malformed: (Malformed("request: format version 9"), 3, "format version 9", "same release"),
     CannotRead: (CannotRead(2, ("osaka",)), 3, "level 2 cannot be read by osaka", "start this release"),
     Conflict: (Conflict("db", 7, "m-osaka"), 3, "epoch 7 and owner m-osaka now", "vimraft vol show db"),
-    SoleHolder: (SoleHolder("db", "m-osaka"), 3, "wholly at the sites of its owner", "--force-lost"),
+    SoleHolder: (SoleHolder("db", "m-osaka"), 3, "wholly at the sites of its owner", "site force-lost"),
     Renewed: (Renewed("m-osaka", "life", 9), 3, "'m-osaka' is alive", "vol move-owner"),
     LastCopy: (LastCopy(("db", "mail")), 3, "no copy in sync would be left of db, mail", "copy add"),
     CopyState: (CopyState("db", "B", "stale"), 3, "copy B of virtual volume 'db' is stale", "vol show db"),

@@ -1,0 +1,34 @@
+"""What operations on copies and owners may raise; vimraft.api.advice_copies turns each into words.
+
+May live here: exception types with facts, no prose.
+"""
+
+from vimraft.api.errors import ApiFault
+
+
+class CopyFault(ApiFault):
+    """`name` is the volume's or the manager's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class OneCopyOnly(CopyFault):
+    """Only a volume with copies can be handed over while it is used."""
+
+
+class NotMoved(CopyFault):
+    """The owner could not hand the volume over; `why` in its own words."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name)
+        self.why = why
+
+
+class MoveUndecided(CopyFault):
+    """The owner had not answered when the wait ended."""
+
+
+class AnswersStill(CopyFault):
+    """A manager that is to be given up for lost."""
