@@ -196,7 +196,12 @@ class World:
             raise Refused(outcome.reason)
         return outcome
 
+    def meddle(self, command: Command) -> None:
+        """From another thread."""
+        asyncio.run_coroutine_threadsafe(self.do(command), self.loop).result(DEADLINE_S)
+
     async def form(self) -> "World":
+        self.loop = asyncio.get_running_loop()
         for site in SITES:
             self.log(f"m-{site}")
         await self.do(FormCluster("c", Settings(), level=self.level))

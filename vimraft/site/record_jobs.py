@@ -43,8 +43,11 @@ class RecordJobs:
         return job_id
 
     async def put(self, job_id: str, record: Record) -> None:
+        await asyncio.to_thread(self.put_blocking, job_id, record)
+
+    def put_blocking(self, job_id: str, record: Record) -> None:
         try:
-            await asyncio.to_thread(self._files.put, job_id, record)
+            self._files.put(job_id, record)
         except TooManyRecords:
             problem = f"{MAX_RECORDS} jobs run or wait already; wait until some have ended"
             raise DeviceProblem("any", problem) from None

@@ -281,11 +281,11 @@ class _Saving:
     async def _copy_and_verify(self, source: Volume, target: Volume) -> None:
         size = source.size_bytes
         self._job.progress(self._known.copied_bytes, 2 * size)
-        loop = asyncio.get_running_loop()
         stopping = [False]
 
         def durable(copied_bytes: int) -> None:
-            asyncio.run_coroutine_threadsafe(self._remember(copied_bytes=copied_bytes), loop).result()
+            self._known = replace(self._known, copied_bytes=copied_bytes)
+            self._service.records.put_blocking(self._job.id, self._known)
 
         def work() -> int | None:
             return self._blocking(source, target, durable, lambda: stopping[0] or self._job.cancelled)
