@@ -67,8 +67,8 @@ class Changer(Client):
             self.seen.failed(problem, answered=problem.code != "silent")
             if problem.code not in UNDECIDED:
                 self._sizes[name] = before  # refused: nothing changed
-                if problem.code in ("conflict", "not_found") or "exists" in str(problem):
-                    self.seen.violations.append(f"{kind.lower()} {name}: applied twice? {problem}")
+                if problem.code == "not_found":
+                    self.seen.violations.append(f"{kind.lower()} {name}, which is there: {problem}")
                 return True
             return False
         self._sizes[name] = {size_mib}
@@ -89,15 +89,19 @@ class Changer(Client):
             body["sites"] = [site.name for site in sites]
             method, path = "POST", "/v1/volumes"
         deadline_s = time.monotonic() + LIMIT_S
-        turn = 0
+        turn, in_doubt = 0, False
         while True:
             site = sites[turn % len(sites)]
             turn += 1
             try:
                 self._cluster.ask(method, path, body, at=site, limit_s=ONE_LIMIT_S, request_id=request_id)
             except ApiProblem as problem:
-                if problem.code not in UNDECIDED or time.monotonic() > deadline_s:
+                if problem.code not in UNDECIDED and not in_doubt:
                     raise
+                if problem.code not in UNDECIDED or time.monotonic() > deadline_s:
+                    # The refusal was for the repetition: an attempt without an answer may still be done.
+                    raise ApiProblem("unknown_outcome", str(problem)) from None
+                in_doubt = True
                 self.seen.errors += 1
                 time.sleep(RETRY_S)
             else:

@@ -25,7 +25,7 @@ from drills.links import MARK, load, relay_rules, unload
 from drills.record import Record
 
 PORTS_POLL_S = 0.05
-"""A connection that is made while its link is cut may get its first packets through for this long."""
+"""How long it takes until a new connection is known; it is made at the next try, a second later."""
 RECORD_POLL_S = 0.2
 CHUNK_BYTES = 64 << 10
 MAX_QUEUED_CHUNKS = 256
@@ -63,7 +63,7 @@ def follow_ports(cluster: Cluster, record: Record, path: Path) -> None:
     before: dict[str, set[int]] = {}
     told = False
     while path.exists():
-        now = {"own_here": own_ports([site]), "own_there": own_ports(peers)}
+        now = {"known": all_ports(), "own_here": own_ports([site]), "own_there": own_ports(peers)}
         if now != before:
             lines = []
             for name, ports in now.items():
@@ -89,13 +89,19 @@ def own_ports(sites: list[Site]) -> set[int]:
                     if target.startswith("socket:["):
                         inodes.add(target[8:-1])
     listening = {site.port(role) for site in sites for role in site.network if role != "allow_plaintext"}
-    ports = set()
-    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        words = line.split()
-        port = int(words[1].rpartition(":")[2], 16)
-        if words[9] in inodes and port not in listening:
-            ports.add(port)
-    return ports
+    return {port for port, inode in _sockets() if inode in inodes and port not in listening}
+
+
+def all_ports() -> set[int]:
+    """Read before those of the sites, so that a port is never known before it is known whose it is."""
+    return {port for port, _ in _sockets()}
+
+
+def _sockets() -> list[tuple[int, str]]:
+    """(local port, inode)"""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    words = [line.split() for line in lines]
+    return [(int(each[1].rpartition(":")[2], 16), each[9]) for each in words]
 
 
 async def relay(cluster: Cluster, record: Record, path: Path) -> None:

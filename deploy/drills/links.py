@@ -137,19 +137,23 @@ def _address_rules(table: str, peers: list[Site], *, one_way: bool) -> str:
 
 
 def port_rules(cluster: Cluster, record: Record) -> str:
-    """`own_…` are filled by the keeper."""
+    """`own_…` and `known` are filled by the keeper. A connection that is being made waits until it is known
+    whose it is: its first packet is dropped, and sent again after a second."""
     site = cluster[record.site]
     peers = [cluster[name] for name in record.details["peers"]]
     here, there = _listening([site]), _listening(peers)
     kinds = "type inet_service\n"
     sets = (
         f"set own_here {{ {kinds} }}\nset own_there {{ {kinds} }}\n"
+        f"set known {{ {kinds} }}\n"
         f"set here {{ {kinds} elements = {{ {here} }}\n }}\n"
         f"set there {{ {kinds} elements = {{ {there} }}\n }}\n"
     )
     rules = ["tcp sport @own_here tcp dport @there drop", "tcp sport @here tcp dport @own_there drop"]
     if not record.details["one_way"]:
         rules += ["tcp sport @own_there tcp dport @here drop", "tcp sport @there tcp dport @own_here drop"]
+    for listening in ("here", "there"):
+        rules.append(f"tcp flags & (syn | ack) == syn tcp dport @{listening} tcp sport != @known drop")
     lines = "\n".join(rules)
     chain = f'chain cut {{\n type filter hook output priority 0\n oifname != "lo" accept\n{lines}\n}}\n'
     return f"table inet {record.details['table']} {{\n{sets}{chain}}}\n"
