@@ -33,7 +33,7 @@ PACKAGES_RUN=(
 )
 # shellcheck disable=SC2034
 PACKAGES_TEST=(
-    busybox-static cpio fio iproute2 kmod nftables qemu-system-x86 qemu-utils shellcheck tmux
+    busybox-static cpio fio iproute2 kmod libfaketime nftables qemu-system-x86 qemu-utils shellcheck strace tmux
 )
 
 die() {
