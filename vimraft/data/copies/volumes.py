@@ -2,14 +2,17 @@
 
 May live here: the beginning and the end of an owner's life by the installed maps, client requests cut to the
 size that machines take, and the feed's messages on their way to the owners. Keeps INV-2: a volume that was
-this manager's when this process began is served only in a newer epoch (`ReopenVolumes`): the earlier life may
-have requests under way in that one.
+this manager's when this process began is served only in an epoch that `ReopenVolumes` brought for this life,
+since the earlier one may have requests under way in its own. That is so in any newer epoch than the first one
+seen, and from the first lease on: the manager grants none before the reopening is applied and installed.
 """
 
 import errno
 import threading
 import time
 from collections.abc import Callable, Iterable
+
+import msgspec
 
 from vimraft.core.ids import ManagerName
 from vimraft.data import feed
@@ -25,6 +28,7 @@ from vimraft.protocol.owner_effects import Installed, Reply, RequestKind
 MAX_REQUEST_BYTES = 32 << 20
 """Of one request to a machine; longer zeros and trims are made one after the other."""
 MS = 1_000_000
+_NO_EPOCH = 1 << 62
 STORE_TIMEOUT_PART = 3
 """A store is taken for lost so early that there is time for a retirement within the I/O timeout."""
 LONGEST_STORE_TIMEOUT_MS = 10_000
@@ -60,6 +64,8 @@ class OwnedVolume:
         self._upkeep: Upkeep | None = None
         self._epoch = 0
         self._changed = threading.Condition()
+        self._beginning = threading.Lock()
+        self._newest = first
         self.follow(first)
 
     # --- maps, in the order of the log ----------------------------------------------------------------
@@ -68,11 +74,20 @@ class OwnedVolume:
         """Does not wait; see `wait_installed`."""
         assert newer.copies is not None, "only maps with copies come here"
         newest = newer.copies.map
-        if self._side is not None:
+        with self._beginning:
+            self._newest = newer
             side = self._side
-            side.event(lambda now_ns: side.owner.applied(newest, now_ns))
-        elif newest.epoch > self._former_epoch:
-            self._begin(newer.copies)
+            if side is None:
+                if newest.epoch > self._former_epoch:
+                    self._begin(newer.copies)
+                return
+        side.event(lambda now_ns: side.owner.applied(newest, now_ns))
+
+    def reopened(self) -> None:
+        """The epoch of the newest map here is this life's own."""
+        with self._beginning:
+            if self._side is None and self._newest.copies is not None:
+                self._begin(self._newest.copies)
 
     def _begin(self, copies: feed.CopiesMap) -> None:
         side = OwnerSide(
@@ -102,7 +117,10 @@ class OwnedVolume:
 
     def close(self, newer: feed.VolumeMap | None) -> None:
         """`newer`: what ends it; None: the volume is gone, or this process ends."""
-        side, upkeep = self._side, self._upkeep
+        with self._beginning:
+            side, upkeep = self._side, self._upkeep
+            self._former_epoch = _NO_EPOCH  # it does not begin any more
+            self._newest = msgspec.structs.replace(self._newest, copies=None)
         if side is None:
             return
         if newer is not None and newer.copies is not None:
@@ -187,6 +205,8 @@ class OwnedVolumes:
         self._former: dict[str, int] = {}
         """Epoch in which this process found volumes as its manager's when it began."""
         self._met = False
+        self._leased = False
+        """This life had a lease."""
         self._volumes: dict[str, OwnedVolume] = {}
 
     def meet(self, volumes: Iterable[feed.VolumeMap]) -> None:
@@ -204,6 +224,8 @@ class OwnedVolumes:
             cachers=self._cachers,
             io_timeout_s=self._io_timeout_s,
         )
+        if self._leased:
+            volume.reopened()  # the first lease may have come meanwhile
         return volume
 
     def close(self, volume: OwnedVolume, newer: feed.VolumeMap | None) -> None:
@@ -213,6 +235,10 @@ class OwnedVolumes:
 
     def set_lease(self, boottime_until_ns: int) -> None:
         self.shell.leases.own_until(boottime_until_ns)
+        if not self._leased and boottime_until_ns:
+            self._leased = True
+            for volume in tuple(self._volumes.values()):
+                volume.reopened()
         self._leases_changed()
 
     def note_leases(self, leases: feed.Leases) -> None:
