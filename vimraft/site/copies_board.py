@@ -35,11 +35,6 @@ class CopiesBoard:
         for key in [key for key in self._copied if key not in running]:
             del self._copied[key]
 
-    def copied_bytes(self, volume: str, copy: str) -> int:
-        """Since its resync began."""
-        status = self.volumes.get(volume)
-        return next((c.copied_bytes for c in status.copies if c.name == copy), 0) if status else 0
-
     def rate_bytes_s(self, volume: str, copy: str) -> float:
         """Over the last seconds."""
         window = self._copied.get((volume, copy))

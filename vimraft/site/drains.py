@@ -3,7 +3,8 @@
 May live here: the mover, which proposes what `drain_plan` finds for the volumes that this manager owns; the
 jobs that look on; the part of the service about them. Who copies and switches is the export of the owner.
 A drain of a real volume is its state in the tables; only the drain of a site is a record of this manager
-(which real volumes it meant, and that owners have to go, is nowhere else).
+(which real volumes it meant, and that owners have to go, is nowhere else). Volumes of one copy cannot be
+handed over: they go on being served by their owner, and the job says so.
 """
 
 import asyncio
@@ -16,11 +17,12 @@ import msgspec
 import structlog
 
 from vimraft.api.advice import from_reason
-from vimraft.api.errors import JobCancelled, ManagerUnreachable, RealFailed, Refused
+from vimraft.api.errors import JobCancelled, ManagerUnreachable, OwnersStay, RealFailed, Refused
 from vimraft.api.schema import JobReply
 from vimraft.core import levels
 from vimraft.core.change import holders
 from vimraft.core.commands import Applied, Command, Rejected, SetRealVolumeState
+from vimraft.core.copies import is_copied
 from vimraft.core.ids import ManagerName, RealId, SiteName, StorageAddress, VolumeName
 from vimraft.core.reasons import NotFound
 from vimraft.core.tables import RealVolume, State
@@ -38,7 +40,7 @@ LOOK_S: Final = 0.5
 """Between two looks at tables that change all the time."""
 RETRY_S: Final = 5.0
 MAX_SHOWN: Final = 4
-OwnerMover = Callable[[VolumeName, ManagerName], Awaitable[None]]
+OwnerMover = Callable[[VolumeName, ManagerName], Awaitable[object]]
 """Hands a volume over in good order."""
 
 
@@ -212,9 +214,12 @@ class DrainOperations:
                 await self._commit(SetRealVolumeState(real.storage, real.lun, "draining"), record.who, None)
         await self._follow(job, frozenset(real.id for real in _at(state, record.site)))
         while (left := owned_without_reason(self.site.state, record.site)) and not job.cancelled:
-            shown = ", ".join(sorted(left)[:MAX_SHOWN])
+            able = {name: to for name, to in left.items() if is_copied(self.site.state.volumes[name])}
+            if not able:
+                raise OwnersStay(record.site, tuple(sorted(left)))
+            shown = ", ".join(sorted(able)[:MAX_SHOWN])
             job.note = f"hands over {shown}"
-            if not await self._hand_over(left):
+            if not await self._hand_over(able):
                 job.note = f"waits for a new owner of {shown} (vimraft vol move-owner)"
                 await asyncio.sleep(RETRY_S)
         if job.cancelled:

@@ -21,6 +21,7 @@ import structlog
 from vimraft import __version__
 from vimraft.api.advice_members import refused_advice
 from vimraft.api.schema import Heartbeat
+from vimraft.api.schema_copies import MoveOwnerRequest
 from vimraft.core import levels
 from vimraft.core.commands import Applied, Rejected, ReopenVolumes, SetRealVolumeState
 from vimraft.core.ids import RealId, StorageAddress
@@ -105,6 +106,9 @@ class SiteManager(
         self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
         self._releases = ReleaseWorker(self.site)
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
+        self.owner_mover = lambda name, to: self.move_owner(
+            name, MoveOwnerRequest(manager=to), who=f"drain@{config.manager}"
+        )
         self._moves = MovesPart(self)
         self._life = 0
         self._reopened_life = -1

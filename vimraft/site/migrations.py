@@ -26,6 +26,8 @@ from vimraft.core.ids import SECTOR_BYTES, LocalName, SiteName, VolumeName
 from vimraft.core.reasons import Invalid, NotFound
 from vimraft.core.tables import Replica, State, Volume
 from vimraft.site.context import SiteContext
+from vimraft.site.copies_views import said_by_owner
+from vimraft.site.health import Health
 from vimraft.site.job_records import Migration
 from vimraft.site.jobs import Job
 from vimraft.site.record_jobs import RecordJobs
@@ -82,6 +84,7 @@ class MigrateOperations:
     """The part of vimraft.api.service.Service about migrating."""
 
     site: SiteContext
+    health: Health
     records: RecordJobs
 
     async def _commit(self, command: Command, who: str, request_id: str | None) -> Applied:
@@ -145,7 +148,8 @@ class MigrateOperations:
         size = volume.size_sectors * SECTOR_BYTES
         here = {replica.local_name for replica in volume.replicas}
         gone = sum(name not in here for name in record.before)
-        copied = self.site.copies.copied_bytes(volume.name, step.waits_for) if step.waits_for else 0
+        said = said_by_owner(self.health, volume.owner, volume.name) if step.waits_for else None
+        copied = sum(c.copied_bytes for c in said.copies if c.name == step.waits_for) if said else 0
         job.progress(min((gone * size) + copied, len(record.before) * size), len(record.before) * size)
         replica = next((r for r in volume.replicas if r.local_name == step.waits_for), None)
         paused = ", and paused (vimraft copy pause)" if replica is not None and replica.paused else ""
