@@ -74,7 +74,10 @@ def may_fail(faults: list[FaultRun], volume: Volume, io_timeout_s: float) -> boo
 
 
 def may_disconnect(faults: list[FaultRun], through: str) -> bool:
-    return any(fault.fault in DISCONNECT and fault.site == through for fault in faults)
+    here = {fault.fault for fault in faults if fault.site == through}
+    # A manager that starts replaces an export that does not answer it.
+    replaced = here & {"pause-export", "pause-site"} and here & {"kill-manager", "kill-leader", "clock-jump"}
+    return bool(here & DISCONNECT or replaced)
 
 
 def may_lose(faults: list[FaultRun], volume: Volume) -> bool:
