@@ -42,7 +42,7 @@ from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.real_table import RealTable
 from vimraft.data.reals import GONE, Opener, RealSlot, open_labelled
-from vimraft.data.remote import LinkKey, LinkPool, Vitals, describe, describe_ticket
+from vimraft.data.remote import COPIES, LinkKey, LinkPool, Vitals, describe, describe_ticket
 from vimraft.data.sessions import NotPresentLife, PeerExport, SessionTable, parse_peer_export
 from vimraft.data.volume import FORWARD, SEGMENTS, Plan, make_plan, same_volume
 
@@ -369,6 +369,8 @@ class Plane:
             return f"{plan.size_bytes // 512} sectors, owner {plan.map.owner}, {plan.map.local_name}"
         if handle.ticket:
             return describe_ticket(handle.ticket)
+        if plan.copies is not None:
+            return describe(COPIES, self.instance, plan.copies.owed)
         if any(real.opening for real in plan.reals):
             return describe("?", self.instance, gate.losses())
         boot = self.boot_id

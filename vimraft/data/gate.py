@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vimraft.data.errors import IoError
-from vimraft.data.remote import LinkKey, Vitals
+from vimraft.data.remote import COPIES, LinkKey, Vitals
 from vimraft.data.volume import Plan
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class VolumeGate:
         self._holds: set[int] = set()
         self._changed = threading.Condition()
         self._peer_vitals: dict[LinkKey, Vitals] = {}
+        self._owed: int | None = None
         self._losses = 0
         """Losses not counted by the present plan's real volumes."""
         self._refresh()
@@ -204,9 +205,17 @@ class VolumeGate:
     def note_vitals(self, key: LinkKey, vitals: Vitals) -> None:
         with self._changed:
             known = self._peer_vitals.get(key)
-            if known is not None and known != vitals:
-                self._losses += 1
             self._peer_vitals[key] = vitals
+            if vitals.boot == COPIES:
+                self._note_owed(int(vitals.losses))
+            elif known is not None and known != vitals and known.boot != COPIES:
+                self._losses += 1
+
+    def _note_owed(self, epoch: int) -> None:
+        """Of a volume with copies, by whichever owner: its last loss. The first word of one is no news."""
+        if self._owed is not None and epoch > self._owed:
+            self._losses += 1
+        self._owed = max(epoch, self._owed or 0)
 
     def peer_vitals(self, key: LinkKey) -> Vitals | None:
         return self._peer_vitals.get(key)

@@ -33,6 +33,11 @@ USER_TIMEOUT_MS = 5_000
 FLAG_FUA = nbd.CMD_FLAG_FUA
 
 
+COPIES = "copies"
+"""The boot of an owner of several copies: what it had in its own memory says nothing about them. Its losses
+are the epoch of the last one, the same at every owner."""
+
+
 class Vitals(NamedTuple):
     """Changes when the peer may have lost acknowledged, unflushed writes (INV-3)."""
 

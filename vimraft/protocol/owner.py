@@ -268,7 +268,7 @@ class Owner:
 
     def _flush(self, client: _Client) -> None:
         session = client.request.session
-        owed = max(self._lossy_epoch, self._lost_epoch)
+        owed = self.owed
         if client.request.id not in self._clients:
             return
         if client.request.since_epoch < owed and self._told.get(session, 0) < owed:
@@ -356,6 +356,11 @@ class Owner:
     def lost_unflushed(self) -> None:
         """A flush failed at the last copy: every session that there is must hear of it once."""
         self._lost_epoch = self.desk.newest.epoch + 1
+
+    @property
+    def owed(self) -> int:
+        """Sessions that began before this epoch are told of a loss by their next flush; 0: of none."""
+        return max(self._lossy_epoch, self._lost_epoch)
 
     @property
     def busy(self) -> bool:
