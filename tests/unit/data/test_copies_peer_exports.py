@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import nbd
 import pytest
 
@@ -159,6 +160,21 @@ def test_a_request_of_a_newer_epoch_waits_for_the_map(store: StoreProcess) -> No
         assert not ended.wait(0.1)
         store.install(copied_map("b", epoch=2))
         assert ended.wait(DEADLINE_S)
+
+
+def test_an_owner_that_is_ahead_of_the_tables_here_is_let_in_when_they_come(store: StoreProcess) -> None:
+    store.install()
+    ended = threading.Event()
+
+    def attach() -> None:
+        with connected(store.manager.uri_of(wire.copy_export("w", "B", 2, session()))):
+            ended.set()
+
+    threading.Thread(target=attach, daemon=True).start()
+    assert not ended.wait(0.1)
+    renamed = msgspec.structs.replace(copied_map("b", epoch=2), name="w")
+    store.install(renamed)
+    assert ended.wait(DEADLINE_S)
 
 
 @pytest.mark.parametrize(

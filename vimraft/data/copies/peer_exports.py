@@ -25,6 +25,8 @@ ANSWER_S = 15.0
 """A machine answers everything that a backend answers in less; an owner stops waiting earlier."""
 TURN_S = 3.0
 """How long a request waits until this process has the volume's record."""
+MAP_S = 1.0
+"""How long an owner that knows newer tables than this process waits to be let in."""
 MAX_CONNECTIONS = 8_192
 _DATA = Done
 _numbers = itertools.count(1 << 40)
@@ -201,7 +203,7 @@ class StoreExports:
             raise OpenError(str(error)) from None
         if export.session.manager not in managers:
             raise OpenError(f"the tables know no manager {export.session.manager[:200]!r}")
-        store = self._turns.known(export.volume)
+        store = self._turns.known(export.volume, MAP_S)
         if store is None:
             raise OpenError(f"no copy of a volume {export.volume[:200]!r} lies here")
         with self._lock:

@@ -159,6 +159,7 @@ class StoreTurns:
         self._tools = Tools(real_of, watch, Crew("copies-store", MAX_THREADS, self._bug), self._timers, log)
         self._volumes: dict[str, VolumeStore] = {}
         self._lock = threading.Lock()
+        self._appeared = threading.Condition(self._lock)
         self._ending = False
 
     def _bug(self, error: Exception) -> None:
@@ -170,10 +171,17 @@ class StoreTurns:
             found = self._volumes.get(name)
             if found is None:
                 found = self._volumes[name] = VolumeStore(name, self.boot, self._timers)
+                self._appeared.notify_all()
             return found
 
-    def known(self, name: str) -> VolumeStore | None:
-        return self._volumes.get(name)
+    def known(self, name: str, wait_s: float = 0.0) -> VolumeStore | None:
+        """None: no map here has shown copies of it, also not within `wait_s`."""
+        found = self._volumes.get(name)
+        if found is None and wait_s:
+            with self._appeared:
+                self._appeared.wait_for(lambda: name in self._volumes, wait_s)
+                found = self._volumes.get(name)
+        return found
 
     # --- maps, under the engine's change lock -----------------------------------------------------------
 
