@@ -172,6 +172,34 @@ def test_a_volatile_real_volume_with_active_regions_is_in_doubt_after_a_restart(
     assert Asker(bench.side.ask).now("flush") == IoFailed(B)
 
 
+def test_it_is_in_doubt_also_when_it_was_opened_later_than_the_record(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, use_fd=False)
+    bench.install(copied_map("b"))
+    assert bench.owner.write(0, b"x" * KIB4) == Done()
+    bench.give_up()
+    open_slot = bench.slots["sb:0"]
+    opening = RealSlot(open_slot.spec, None, "opening", "is being opened", 0)
+    opening.opening = True
+    bench.slots["sb:0"] = opening
+    bench.side = bench.open()
+    bench.install(copied_map("b"))
+    bench.slots["sb:0"] = open_slot
+    bench.side.reals_replaced()
+    assert Asker(bench.side.ask).now("flush") == IoFailed(B)
+
+
+def test_a_bug_below_ends_the_request_as_an_error(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.install(copied_map("b"))
+
+    def entered() -> None:
+        raise RuntimeError("a bug")
+
+    bench.backend.entered = entered
+    assert bench.owner.write(0, b"x" * KIB4) == IoFailed(B)
+    bench.give_up()
+
+
 def test_an_outcome_without_an_answer_blocks_a_seal_until_the_server_answers(tmp_path: Path) -> None:
     bench = Bench(tmp_path, use_fd=False)
     bench.install(copied_map("b"))

@@ -191,6 +191,8 @@ class StoreSide:
         self._tables = _Tables(self._map, self._tools.real_of)
         for copy in self._tables.copies:
             for slot in self._tables.slots(copy):
+                if slot.backend is None:
+                    continue  # what kind it is will be known when it is opened
                 doubt = slot.volatile and copy in self._active_at_first
                 self._losses.setdefault((copy, slot.real), slot.losses - doubt)
         for key in [key for key in self._losses if key[0] not in self._tables.copies]:
@@ -333,6 +335,10 @@ class StoreSide:
                     outcome = "error"
                     break
                 tables = self._newer(effect.copy, tables)
+            except Exception as error:  # noqa: BLE001 - it has ended, whatever it did, and must be counted so
+                self._tools.log("copies.bug", error=repr(error))
+                outcome = "error"
+                break
         with self._lock:
             tables.running -= 1
             later = self._store.backend_done(effect.token, outcome, data, boottime_ns())
@@ -441,9 +447,9 @@ class StoreSide:
             tables = self._tables
             tables.running += 1
         slot = self._tools.real_of(real)
-        answers = False
+        answers = slot.kind == "told"  # the tables do not know it any more, or call it failed: nobody uses it
         try:
-            if slot.backend is not None and slot.real in tables.reals:
+            if slot.backend is not None and slot.volatile:
                 slot.backend.read_into(memoryview(bytearray(LABEL_LOOK_BYTES)), 0)
                 answers = True
         except OSError:
