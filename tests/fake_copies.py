@@ -74,7 +74,7 @@ class FakeCopies:
             return replace(row, state="syncing", progress=progress(row.local_name, 64))
         if now.left_bytes == 0:
             return replace(row, state="in_sync", progress=None)
-        return replace(row, progress=progress(row.local_name, now.left_bytes // MIB // 4))
+        return replace(row, progress=replace(now, left_bytes=now.left_bytes // MIB // 4 * MIB))
 
     def _replica(self, found: s.VolumeStatus, name: str) -> s.ReplicaStatus:
         for row in found.replicas:

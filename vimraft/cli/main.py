@@ -18,6 +18,7 @@ from vimraft.api.advice import Advice, exit_code_lines, from_exception, from_usa
 from vimraft.cli import (
     attach,
     cluster,
+    copies,
     deleting,
     managers,
     meta,
@@ -83,7 +84,10 @@ app.add_typer(sites.site, name="site")
 app.add_typer(managers.manager, name="manager")
 app.add_typer(storages.storage, name="storage")
 app.add_typer(storages.real, name="real")
+volumes.vol.command("move-owner")(copies.move_owner)
+sites.site.command("force-lost")(copies.force_lost)
 app.add_typer(volumes.vol, name="vol")
+app.add_typer(copies.copy, name="copy")
 app.add_typer(volumes.maps, name="map")
 meta.meta.command("recover")(meta_offline.recover)
 meta.meta.command("restore")(meta_offline.restore)

@@ -95,6 +95,7 @@ SitesOption = Annotated[
     str | None,
     typer.Option(
         "--site",
+        "--sites",
         metavar="SITE,…",
         help="sites to take space at, best first; default: the manager's own, then its priority order",
         autocompletion=_complete_sites,

@@ -15,6 +15,7 @@ from vimraft.api.caller_errors import NotYetEverywhere
 from vimraft.api.client import TABLE_NAMES, Client, TableName
 from vimraft.api.schema import BuildRequest, MapReply, TableReply, VolumeReply
 from vimraft.api.units import format_bytes, parse_size
+from vimraft.cli.copies import SameSite
 from vimraft.cli.options import (
     Output,
     SiteOption,
@@ -39,6 +40,14 @@ At = Annotated[
     typer.Option("--at", metavar="INDEX", min=0, help="as it was after this index (see: vimraft history)"),
 ]
 Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="64M, 1.5G, 1TiB or plain bytes")]
+
+Class = Annotated[
+    str,
+    typer.Option("--class", metavar="CLASS", help="class of the real volumes", autocompletion=complete_class),
+]
+Copies = Annotated[
+    int, typer.Option("--copies", min=1, help="full copies, each at a site and on real volumes of its own")
+]
 
 
 def wait_for(client: Client, index: int, what: str) -> None:
@@ -66,14 +75,10 @@ def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="common name: letters, digits, '.', '_', '-'")],
     size: Size,
-    volume_class: Annotated[
-        str,
-        typer.Option(
-            "--class", metavar="CLASS", help="class of the real volumes", autocompletion=complete_class
-        ),
-    ],
+    volume_class: Class,
     site: SitesOption = None,
-    copies: Annotated[int, typer.Option(min=1, help="full copies (this release: 1)")] = 1,
+    copies: Copies = 1,
+    same_site: SameSite = False,
     plan: Annotated[bool, typer.Option("--plan", help="show what would be built, build nothing")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until every healthy site has the new map")] = False,
     _output: Output = Format.TABLE,
@@ -86,6 +91,7 @@ def create(
         sites=split_names(site, "--site"),
         copies=copies,
         plan=plan,
+        same_site=same_site,
     )
     client = options(ctx).client()
     reply = client.build_volume(request)
@@ -94,6 +100,22 @@ def create(
     _show(ctx, reply, "built")
 
 
+@vol.command("plan")
+def plan_volume(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="common name that it would have")],
+    size: Size,
+    volume_class: Class,
+    site: SitesOption = None,
+    copies: Copies = 1,
+    same_site: SameSite = False,
+    _output: Output = Format.TABLE,
+) -> None:
+    """Show what `vol create` would build, build nothing."""
+    create(ctx, name, size, volume_class, site, copies, same_site, plan=True)
+
+
+@vol.command("list", hidden=True)
 @vol.command("ls")
 def list_volumes(ctx: typer.Context, _output: Output = Format.TABLE) -> None:
     """List the virtual volumes."""

@@ -7,12 +7,9 @@ narrow terminal shows all of it and a pipe gets it on one line.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from vimraft.api.schema import (
@@ -28,6 +25,8 @@ from vimraft.api.schema import (
     VolumeStatus,
 )
 from vimraft.api.units import format_age, format_bytes, format_count, format_latency
+from vimraft.console.render_copies import copies_text, volume_lines
+from vimraft.console.sheet import Sheet as Sheet
 
 GOOD, WARN, BAD, DIM, HEAD = "green", "yellow", "bold red", "dim", "bold"
 FILL_WARN, FILL_BAD = 0.80, 0.95
@@ -35,63 +34,6 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 _SPARKS = "▁▂▃▄▅▆▇█"
 MAX_SEGMENTS_SHOWN = 200
 """Rows of a volume's map in `vol show`; `map show` has them all."""
-
-Justify = Literal["left", "right"]
-
-
-GAP = 2
-"""Blanks between two columns: one of padding, one of the box."""
-FLOOR = 6
-"""No column is folded to less than this many characters."""
-
-
-class Sheet:
-    """The house table: header, one thin line, no frame; as wide as it must be.
-
-    When the terminal is too narrow the column names fold first, then the columns named in `folding`, then
-    the widest ones. Cells fold, they are never cut off (rich by itself would crop a crowded table).
-    """
-
-    def __init__(self, *columns: tuple[str, Justify], folding: frozenset[str] = frozenset()) -> None:
-        self._columns = columns
-        self._folding = [header in folding for header, _ in columns]
-        self._rows: list[list[Text]] = []
-
-    @property
-    def row_count(self) -> int:
-        return len(self._rows)
-
-    def add(self, *cells: str | Text) -> None:
-        """Names come from people and devices: they are never read as markup."""
-        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
-
-    def _widths(self, available: int) -> list[int]:
-        headers = [header for header, _ in self._columns]
-        cells = [max((row[i].cell_len for row in self._rows), default=0) for i in range(len(headers))]
-        room = available - GAP * (len(headers) - 1)
-        widths = [max(cell, len(header)) for cell, header in zip(cells, headers, strict=True)]
-        if sum(widths) <= room:
-            return widths
-        words = [max(len(word) for word in header.split()) for header in headers]
-        widths = [max(cell, word) for cell, word in zip(cells, words, strict=True)]
-        everywhere = [True] * len(widths)
-        for candidates in (self._folding, everywhere):
-            while sum(widths) > room:
-                wide = [i for i, may in enumerate(candidates) if may and widths[i] > FLOOR]
-                if not wide:
-                    break
-                widths[max(wide, key=lambda i: widths[i])] -= 1
-        return widths
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(
-            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=HEAD
-        )
-        for (header, justify), width in zip(self._columns, self._widths(options.max_width), strict=True):
-            table.add_column(header, justify=justify, overflow="fold", width=width)
-        for row in self._rows:
-            table.add_row(*row)
-        yield table
 
 
 def as_of_line(as_of: AsOf) -> Text:
@@ -261,7 +203,7 @@ def reals_table(reals: Iterable[RealStatus]) -> Sheet:
 def volumes_table(volumes: Iterable[VolumeStatus]) -> Sheet:
     table = Sheet(
         ("volume", "left"), ("size", "right"), ("class", "left"), ("owner", "left"), ("epoch", "right"),
-        ("state", "left"), ("lies at", "left"), ("r/s", "right"), ("w/s", "right"),
+        ("state", "left"), ("copies", "left"), ("lies at", "left"), ("r/s", "right"), ("w/s", "right"),
         folding=frozenset({"volume", "lies at"}),
     )  # fmt: skip
     for volume in volumes:
@@ -273,6 +215,7 @@ def volumes_table(volumes: Iterable[VolumeStatus]) -> Sheet:
             volume.owner,
             str(volume.epoch),
             volume_state(volume),
+            copies_text(volume),
             ", ".join(volume.sites),
             format_count(io.read_iops),
             format_count(io.write_iops),
@@ -313,7 +256,7 @@ def volume_view(reply: VolumeReply, *, verb: str = "") -> RenderableType:
             f"{segment.real_first}–{segment.real_last}",
             format_bytes((segment.virtual_last - segment.virtual_first + 1) * 512),
         )
-    parts: list[RenderableType] = [head, table]
+    parts: list[RenderableType] = [head, *volume_lines(reply), table]
     hidden = max(len(reply.segments) - MAX_SEGMENTS_SHOWN, 0) + reply.segments_left_out
     if hidden:
         parts.append(Text(f"and {hidden} more segments: vimraft map show {volume.name}", style=DIM))

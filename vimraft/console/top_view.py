@@ -18,6 +18,7 @@ from vimraft.api.schema import EventReply, IoRates, RealStatus, SiteStatus, Stat
 from vimraft.api.units import format_age, format_bytes, format_count, format_latency
 from vimraft.console import render, render_members
 from vimraft.console.render import BAD, DIM, GOOD, HEAD, WARN
+from vimraft.console.render_copies import copies_text
 
 Mode = Literal["normal", "filter", "help"]
 PANELS = ("Sites", "Real volumes", "Virtual volumes", "Events")
@@ -241,6 +242,13 @@ def _reals(status: StatusReply, view: View, wide: bool) -> Panel:
     return Panel(tuple(columns), rows, len(status.reals))
 
 
+def _state_of(volume: VolumeStatus) -> Text:
+    """Several copies: how many are in sync, and how far the others are."""
+    if len(volume.replicas) > 1:
+        return copies_text(volume)
+    return render.volume_state(volume)
+
+
 def _volumes(status: StatusReply, view: View, wide: bool) -> Panel:
     def words(volume: VolumeStatus) -> str:
         return f"{volume.name} {volume.owner} {volume.volume_class} {' '.join(volume.sites)}"
@@ -260,7 +268,7 @@ def _volumes(status: StatusReply, view: View, wide: bool) -> Panel:
         io = _volume_io(volume)
         row: list[str | Text] = [
             volume.name, format_bytes(volume.size_bytes), volume.owner, str(volume.epoch),
-            render.volume_state(volume),
+            _state_of(volume),
         ]  # fmt: skip
         if wide:
             row += [volume.volume_class, ", ".join(volume.sites)]
