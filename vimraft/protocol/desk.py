@@ -26,6 +26,7 @@ from vimraft.protocol.owner_effects import (
     store_request,
 )
 from vimraft.protocol.ranges import RangeLock
+from vimraft.protocol.regions import MAX_ACTIVE
 from vimraft.protocol.tracker import Tracker
 
 MS = 1_000_000
@@ -51,6 +52,9 @@ class Limits(Struct, frozen=True, gc=False):
     """Between two attempts at what failed for now."""
     seal_grace_ns: int = 1_000 * MS
     """How long a takeover waits for further copies when one has sealed."""
+    active_regions: int = MAX_ACTIVE
+    """What stores have room for. Writes to further regions wait here: at the stores they would wait for each
+    other, each with room at one of them."""
     resync_bytes_per_s: int = 1 << 30
     resync_busy_bytes_per_s: int = 64 << 20
     """While clients wait for something."""
@@ -131,6 +135,13 @@ class Desk:
         self._retiring: int | None = None
         self._number = 0
         self._tokens = 0
+
+    def room_for(self, regions: range) -> bool:
+        """False: it has been asked for, and whoever wants it looks again at the end of an event."""
+        if self.tracker.room_for(regions, self.limits.active_regions):
+            return True
+        self.room_wanted = True
+        return False
 
     # --- numbers and time -----------------------------------------------------------------------------
 

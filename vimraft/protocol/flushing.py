@@ -59,6 +59,7 @@ class FlushRound:
             self._attempts += answer.how == "lost"
         elif answer.how != "done":
             self._failed.add(ask.copy)
+            self._note_syncing(ask.copy)
         elif not self._asked[ask.copy] and ask.copy not in self._again | self._failed:
             self._ok.add(ask.copy)
         if self._under_way == 0:
@@ -66,6 +67,11 @@ class FlushRound:
             self.settle()
         elif names(self._desk.newest.in_sync) <= self._ok and not self.over:
             self._settle_done()  # syncing copies owe an answer that nobody waits for
+
+    def _note_syncing(self, name: LocalName) -> None:
+        """It lost what it could not flush, also when nobody waited for that: it gets it again."""
+        if any(copy.name == name for copy in self._desk.newest.syncing):
+            self._desk.missing.setdefault(name, set()).update(self._desk.tracker.active)
 
     def _settle_done(self) -> None:
         desk = self._desk
@@ -112,11 +118,6 @@ class FlushRound:
             self._attempts = 0
             self.send()
 
-    @property
-    def ok(self) -> frozenset[LocalName]:
-        """Copies that have flushed."""
-        return frozenset(self._ok)
-
     def _end(self, how: End) -> None:
         if self.over:
             return
@@ -149,9 +150,6 @@ class Flushing:
     def _done(self, how: End) -> None:
         told, self._present = self._present, []
         assert self.round is not None, "a round ended that was not running"
-        for copy in self._desk.newest.syncing:
-            if copy.name not in self.round.ok:
-                self._desk.missing.setdefault(copy.name, set()).update(self._desk.tracker.active)
         self.round = None
         for call in told:
             call(how)

@@ -78,6 +78,10 @@ class Owner:
         self._holds: set[str] = set()
         self._held_since_ns = 0
         self._timer_ns: int | None = None
+        self._for_room: dict[int, _Client] = {}
+        """Writes that wait for room for their regions, in the order in which they came."""
+        self._room_again_ns = 0
+        """Not before this is flushed again for the sake of room: one that made none may be followed by many."""
         self._lossy_epoch = first.lossy_epoch
         self._lost_epoch = 0
         """Sessions that began before this epoch must be told of a flush that failed at the last copy."""
@@ -213,12 +217,16 @@ class Owner:
         if desk.held:
             desk.waiting.append(lambda: self._start(client))
             return
+        regions = regions_of(request.first, request.end)
         if request.kind == "read":
             client.op = Read(
                 desk, self.balance, request.first, request.end, lambda data: self._read_ended(client, data)
             )
+        elif self._for_room or not desk.room_for(regions):
+            self._for_room.setdefault(request.id, client)
+            return
         else:
-            desk.tracker.begin(regions_of(request.first, request.end), desk.now_ns)
+            desk.tracker.begin(regions, desk.now_ns)
             client.op = Write(
                 desk,
                 _write_kind(request),
@@ -430,12 +438,28 @@ class Owner:
         effects, desk.effects = desk.effects, []
         return effects
 
+    def _use_room(self) -> None:
+        while self._for_room:
+            request_id, client = next(iter(self._for_room.items()))
+            waits = request_id in self._clients and client.op is None
+            request = client.request
+            if waits and not self.desk.room_for(regions_of(request.first, request.end)):
+                return
+            waiting, self._for_room = self._for_room, {}
+            del waiting[request_id]
+            self._start(client)
+            self._for_room = waiting | self._for_room
+
     def _clear(self) -> None:
         desk = self.desk
         if self.clearing.busy or desk.held:
             return
         self.clearing.start(at_once=desk.room_wanted)
-        if desk.room_wanted and not self.clearing.busy and self.flushing.round is None:
+        if not desk.room_wanted or self.clearing.busy or self.flushing.round is not None:
+            return
+        if desk.now_ns >= self._room_again_ns:
+            self._room_again_ns = desk.now_ns + desk.limits.retry_ns
+            desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
             self.flushing.flush(lambda _how: None)
 
     def _set_timer(self) -> None:

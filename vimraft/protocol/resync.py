@@ -221,13 +221,19 @@ class Resync:
         if copy is None or copy.paused or desk.held:
             return
         missing = desk.missing.get(self.name, set())
-        todo = sorted(missing - self._running.keys())[:MAX_PARALLEL] if missing else []
-        for region in todo:
-            if len(self._running) >= MAX_PARALLEL or not self._paced():
+        for region in self._next(missing):
+            if len(self._running) >= MAX_PARALLEL or not desk.room_for(range(region, region + 1)):
+                break
+            if not self._paced():
                 break
             self._copy_region(region)
         if not missing and not self._running and self.phase == "copying":
             self._stop_the_world()
+
+    def _next(self, missing: set[int]) -> list[int]:
+        """Those that are active at its stores first: they need no room, and leave some when flushed."""
+        left = missing - self._running.keys()
+        return [*sorted(left & self._own_active), *sorted(left - self._own_active)][:MAX_PARALLEL]
 
     def _paced(self) -> bool:
         """Whether one more region may begin now; otherwise it asks to be called when it may."""
@@ -276,9 +282,10 @@ class Resync:
         desk.tracker.end((region,))
         if how == "done":
             self._failures = 0
+            self._own_active.add(region)
             self._copied_bytes += length
             desk.missing.get(self.name, set()).discard(region)
-        else:
+        elif not desk.room_wanted:
             self._failures += 1
         if lock:
             self._owner.unlock(lock)

@@ -13,6 +13,7 @@ A restart of an owner is a takeover from itself (a new epoch), and goes the same
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 from vimraft.core import commands
@@ -131,26 +132,30 @@ class TakeOver:
         stores = {store for copy in complete for store in copy.stores}
         active = {region for store in stores for region in self.sealed[store].regions}
         self._regions = sorted(active, reverse=True)
-        desk.tracker.adopt(sorted(active), desk.now_ns)
+        desk.tracker.begin(sorted(active), desk.now_ns)  # until they are equal, nobody may clear them
         for store in sorted(stores):
             if self.sealed[store].record != desk.record:
                 desk.ask(Ask("hand_over", store, _NO_COPY, 0, 0, _Ignored(), record=desk.record))
         if not desk.rules.equalise_at_takeover:
+            desk.tracker.end(self._regions)
             self._regions.clear()
         self._next()
 
     def _next(self) -> None:
         desk = self._desk
         while self._regions and self._running < MAX_PARALLEL and desk.ours:
-            first = self._regions.pop() * REGION_BYTES
+            region = self._regions.pop()
+            first = region * REGION_BYTES
             end = min(first + REGION_BYTES, desk.map.size_bytes)
             self._running += 1
-            Equalise(desk, self._owner.balance, first, end, self._equalised).start()
+            ended = partial(self._equalised, region)
+            Equalise(desk, self._owner.balance, first, end, ended).start()
         if not self._running and not self._regions and self.phase == "equalising":
             self.phase = "flushing"
             self._owner.flushing.flush(self._flushed)
 
-    def _equalised(self, _how: End) -> None:
+    def _equalised(self, region: int, _how: End) -> None:
+        self._desk.tracker.end((region,))
         self._running -= 1
         self._next()
 

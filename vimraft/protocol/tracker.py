@@ -72,11 +72,9 @@ class Tracker:
             region.sequence = self._sequence
             region.boots = self._boots
 
-    def adopt(self, regions: Iterable[int], now_ns: int) -> None:
-        """Regions that are active at stores and were equalised before this life of the owner."""
-        found = list(regions)
-        self.begin(found, now_ns)
-        self.end(found)
+    def room_for(self, regions: Iterable[int], limit: int) -> bool:
+        """Whether these may become active as well, if stores have room for `limit`."""
+        return len(self._regions) + sum(number not in self._regions for number in regions) <= limit
 
     def boot(self, store: str, boot: str) -> None:
         """A store answered in this boot: what was in its page cache in another one may be gone."""

@@ -147,10 +147,10 @@ class Write:
             return
         if desk.newest.epoch != desk.map.epoch:
             return  # it is sent again when that map is installed
-        if self._again & wanted:
+        if self._only is not None and (desk.room_wanted or not self._again & wanted):
+            self._end("failed")  # whoever copies may have another region that needs no room
+        elif self._again & wanted:
             self._retry_later()
-        elif self._only is not None:
-            self._end("failed")
         elif wanted & self._ok or not desk.rules.retire_needs_complete:
             desk.retire(self._failed & wanted)
             self._retry_later()

@@ -25,9 +25,7 @@ def one(seed: int, mutation: str | None, only: tuple[str, ...]) -> Report:
     return run_seed(seed, mutation, only)[0]
 
 
-def reports(
-    seeds: Iterable[int], jobs: int, mutation: str | None, only: tuple[str, ...]
-) -> Iterator[Report]:
+def reports(seeds: Iterable[int], jobs: int, mutation: str | None, only: tuple[str, ...]) -> Iterator[Report]:
     task = partial(one, mutation=mutation, only=only)
     if jobs == 1:
         yield from map(task, seeds)

@@ -44,9 +44,10 @@ class Served:
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
+        self.timer_ns = 0
+        """The one that counts: each replaces the one before."""
         self.takeover: TakeOver | None = None
         self.resyncs: dict[LocalName, Resync] = {}
-        self.failed_s: dict[LocalName, float] = {}
         self.asked: dict[int, Callable[[ReplyHow, bytes], None]] = {}
 
 
@@ -171,15 +172,21 @@ class Export(Process):
 
     def _begin(self, name: VolumeName, found: VolumeMap) -> None:
         host, rules, settings = self.host, self.host.rules, self.host.settings
-        right = SoleHolderRight(
-            host.records.kept.get(("mark", name)), durable=rules.durable_sole_holder_mark
-        )
+        right = SoleHolderRight(host.records.kept.get(("mark", name)), durable=rules.durable_sole_holder_mark)
         limits = Limits(
             io_timeout_ns=int(settings.io_timeout_s * 1e9),
             store_timeout_ns=int(settings.store_timeout_s * 1e9),
             seal_grace_ns=500_000_000,
+            active_regions=settings.max_active,
         )
-        owner = Owner(self.me, found, Leases(self.own, self.others), right=right, rules=owner_rules(rules), limits=limits)
+        owner = Owner(
+            self.me,
+            found,
+            Leases(self.own, self.others),
+            right=right,
+            rules=owner_rules(rules),
+            limits=limits,
+        )
         served = self.served[name] = Served(owner)
         self.perform(name, owner.leases_changed(self._installed(), self.now_ns))
         assert self.state is not None, "it follows the tables"
@@ -256,7 +263,9 @@ class Export(Process):
                 case Persist(token=token, mark=mark):
                     self.host.records.put(("mark", name), mark, self._kept(name, served, token))
                 case SetTimer(at_ns=at_ns):
-                    self.at_ns(at_ns, self._timer, name, served)
+                    assert served is not None, "there is an owner"
+                    served.timer_ns = at_ns
+                    self.at_ns(at_ns, self._timer, name, served, at_ns)
                 case _:
                     pass
 
@@ -282,8 +291,9 @@ class Export(Process):
         if self.served.get(name) is served:
             self.perform(name, served.owner.persisted(token, self.now_ns))
 
-    def _timer(self, name: VolumeName, served: Served) -> None:
-        if self.served.get(name) is served:
+    def _timer(self, name: VolumeName, served: Served, at_ns: int) -> None:
+        if self.served.get(name) is served and served.timer_ns == at_ns:
+            served.timer_ns = 0
             self.perform(name, served.owner.timer(self.now_ns))
 
     # --- stores ---------------------------------------------------------------------------------------

@@ -217,7 +217,9 @@ class Faults:
         what = self.random.choice(("add", "remove", "pause", "move", "move"))
         command: object
         if what == "add":
-            command = AddCopy(row.name, (), replica_class(self._simulation, replica.local_name, row), same_site=True)
+            command = AddCopy(
+                row.name, (), replica_class(self._simulation, replica.local_name, row), same_site=True
+            )
         elif what == "remove" and len(row.replicas) > 2:
             command = RemoveCopy(row.name, replica.local_name)
         elif what == "pause":

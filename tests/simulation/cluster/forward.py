@@ -24,7 +24,19 @@ AGAIN_S = 0.1
 class Task:
     """A client's request, wherever it is. `how`: as `ReplyHow`, or `gone`: nobody knows."""
 
-    __slots__ = ("data", "end", "first", "forwarded", "fua", "kind", "sent", "session", "since_epoch", "told", "volume")
+    __slots__ = (
+        "data",
+        "end",
+        "first",
+        "forwarded",
+        "fua",
+        "kind",
+        "sent",
+        "session",
+        "since_epoch",
+        "told",
+        "volume",
+    )
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ def _sector(
         problem = problem_of(events, starts_with=first)
         if problem is not None:
             return problem
-        first = _survivors(sector, era, flushes, until, first)
+        first = _survivors(sector, [*may_come, *era], flushes, until, first)
         may_come = [one for one in (*may_come, *era) if one.writes and not _settled(one, until)]
         since = until
     return None
@@ -112,14 +112,20 @@ def _flushed(one: Operation, flushes: list[Operation], until: float) -> bool:
 
 
 def _untold(record: Record, operations: list[Operation], loss: Loss) -> Iterator[str]:
-    first: dict[str, Operation] = {}
+    """One flush may have been under way when it happened, or several at once: any of them may tell it."""
+    flushes: dict[str, list[Operation]] = {}
     for one in operations:
-        if one.kind == "flush" and one.begin > loss.stamp and one.how in ("done", "failed", "gone"):
-            first.setdefault(one.session, one)
-    for name, flush in sorted(first.items()):
+        if one.kind == "flush" and one.end is not None and one.end > loss.stamp:
+            flushes.setdefault(one.session, []).append(one)
+    for name, found in sorted(flushes.items()):
         session = record.sessions.get(name)
-        if session is not None and session.begin < loss.stamp and flush.how == "done":
-            yield (
-                f"{loss.volume}: flush #{flush.number} of {flush.client} succeeded, although its session was "
-                f"there when what was not flushed was lost (epoch {loss.epoch})"
-            )
+        if session is None or session.begin > loss.stamp:
+            continue
+        told = min((one.begin for one in found if one.how in ("failed", "gone")), default=inf)
+        for flush in found:
+            if flush.how == "done" and flush.begin > loss.stamp and (flush.end or 0) < told:
+                yield (
+                    f"{loss.volume}: flush #{flush.number} of {flush.client} succeeded, although its session was "
+                    f"there when what was not flushed was lost (epoch {loss.epoch})"
+                )
+                break

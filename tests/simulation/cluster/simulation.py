@@ -109,9 +109,7 @@ class Simulation:
         return self.by_name[a].up and self.by_name[b].up and self.wire.hears(a, b)
 
     def _changed(self, before: Volume, after: Volume) -> None:
-        states = ",".join(
-            f"{r.local_name}:{r.state}{'+' if r.moving else ''}" for r in after.replicas
-        )
+        states = ",".join(f"{r.local_name}:{r.state}{'+' if r.moving else ''}" for r in after.replicas)
         self.world.note(after.name, "epoch", after.epoch, after.owner, states)
         if after.lossy_epoch > before.lossy_epoch:
             self.record.lost(after.name, after.epoch)
@@ -231,8 +229,6 @@ class Simulation:
         return self.by_name[self.ledger.state.reals[real].site].media.at((real, at))
 
 
-def run_seed(
-    seed: int, mutation: str | None = None, only: tuple[str, ...] = ()
-) -> tuple[Report, Simulation]:
+def run_seed(seed: int, mutation: str | None = None, only: tuple[str, ...] = ()) -> tuple[Report, Simulation]:
     simulation = Simulation(seed, mutation, only)
     return simulation.run(), simulation

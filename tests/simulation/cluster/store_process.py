@@ -38,6 +38,8 @@ class StoreProcess(Process):
         self._rows: dict[VolumeName, Volume] = {}
         self._state: State | None = None
         self._connections: dict[Session, Connection] = {}
+        self._timers: dict[VolumeName, int] = {}
+        """The one that counts of each: it replaces the one before."""
         self._kept = 0
         self._limits = StoreLimits(
             active_regions=host.settings.max_active,
@@ -45,7 +47,7 @@ class StoreProcess(Process):
         )
 
     def started(self) -> None:
-        self.stores = {}
+        self.stores, self._timers = {}, {}
         self._rows, self._connections, self._state = {}, {}, None
         if self.host.manager.up:
             self.world.after(0, self.run, self.life, self._first)
@@ -140,7 +142,8 @@ class StoreProcess(Process):
                 case Keep(token=token, changes=changes):
                     self._keep(name, token, changes)
                 case SetTimer(at_ns=at_ns):
-                    self.at_ns(at_ns, self._timer, name)
+                    self._timers[name] = at_ns
+                    self.at_ns(at_ns, self._timer, name, at_ns)
                 case Drained():
                     pass
 
@@ -156,8 +159,10 @@ class StoreProcess(Process):
     def _persisted(self, name: VolumeName, token: int) -> None:
         self.perform(name, self.stores[name].persisted(token, True, self.now_ns))
 
-    def _timer(self, name: VolumeName) -> None:
-        self.perform(name, self.stores[name].timer(self.now_ns))
+    def _timer(self, name: VolumeName, at_ns: int) -> None:
+        if self._timers.get(name) == at_ns:
+            del self._timers[name]
+            self.perform(name, self.stores[name].timer(self.now_ns))
 
     def _done(self, name: VolumeName, token: int) -> Callable[[bool, bytes], None]:
         life = self.life
