@@ -103,7 +103,9 @@ class SiteManager(
             installed_index=self.site.installed_index,
             granted=feeders["export"].grant_lease,
         )
-        self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_own)
+        self.copies_part = CopiesPart(
+            replicated_log, self.site.me, feeders["export"], able=lambda: self._may_own() and self._exports()
+        )
         self._releases = ReleaseWorker(self.site)
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
         self.owner_mover = lambda name, to: self.move_owner(
@@ -256,6 +258,9 @@ class SiteManager(
 
     def _may_own(self) -> bool:
         return self._reopened_life == self._life
+
+    def _exports(self) -> bool:
+        return self.site.feeders["export"].hello is not None
 
     def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem:

@@ -1,8 +1,10 @@
-"""Gives the space of deleted volumes back: drain here, zero what lies here, confirm in the log.
+"""Gives released space back: drain here, zero what lies here, confirm in the log.
 
 A release waits for every manager that could still write there (owner and holders). This worker confirms
-for its own manager, only after both data-plane processes have installed tables without the volume (their
-installation drains) and its own segments read as zeros, durably (INV-5).
+for its own manager, only after both data-plane processes have installed tables without these segments (their
+installation drains) and its own ones read as zeros, durably (INV-5). The volume may still exist: it gave up a
+copy, or moved segments. Tables that have the release have no volume on its space (INV-6), so the processes
+must serve those, or newer ones.
 """
 
 import asyncio
@@ -68,7 +70,7 @@ class ReleaseWorker:
             return False
         try:
             # After the confirmation others are given this space. A power loss must not bring back tables
-            # here that still map it to the deleted volume.
+            # here that still map it to the volume.
             await self._site.log.persist(deadline_ms=PROPOSE_MS)
             await self._site.log.propose(
                 ConfirmRelease(manager=self._site.me, release_id=release.release_id),
