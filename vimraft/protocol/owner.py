@@ -81,7 +81,7 @@ class Owner:
         self._for_room: dict[int, _Client] = {}
         """Writes that wait for room for their regions, in the order in which they came."""
         self._room_again_ns = 0
-        """Not before this is flushed again for the sake of room: one that made none may be followed by many."""
+        """Not before this is flushed again for the sake of room: many flushes may follow that make none."""
         self._lossy_epoch = first.lossy_epoch
         self._lost_epoch = 0
         """Sessions that began before this epoch must be told of a flush that failed at the last copy."""

@@ -117,7 +117,7 @@ class Store:
         """`session` has the manager that the connection belongs to."""
         self._now_ns = now_ns
         op = Op(session, request)
-        if request.epoch == self._straight and session == self._gate.newest:
+        if request.epoch == self._straight and session == self._gate.newest and request.kind != "seal":
             self._execute(op)
         else:
             if request.kind == "seal" and self._gate.raise_floor(session, request.epoch):

@@ -1,8 +1,8 @@
 """Sending requests on to the owner's export, and taking those of others.
 
-May live here: connections between exports. Each is a *generation* of the sender's life; a request whose answer
-did not come is sent again on the next one, and the receiver begins with a generation only when nothing of
-the one before runs any more, and takes nothing more of that (INV-5).
+May live here: connections between exports. Each is a *generation* of the sender's life; a request whose
+answer did not come is sent again on the next one, and the receiver begins with a generation only when nothing
+of the one before runs any more, and takes nothing more of that (INV-5).
 
 `resend` False: a write that was sent and not answered is not sent again; nobody knows what becomes of it. Two
 clients that write to the same sector can tell the difference.

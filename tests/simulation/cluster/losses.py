@@ -125,7 +125,7 @@ def _untold(record: Record, operations: list[Operation], loss: Loss) -> Iterator
         for flush in found:
             if flush.how == "done" and flush.begin > loss.stamp and (flush.end or 0) < told:
                 yield (
-                    f"{loss.volume}: flush #{flush.number} of {flush.client} succeeded, although its session was "
-                    f"there when what was not flushed was lost (epoch {loss.epoch})"
+                    f"{loss.volume}: flush #{flush.number} of {flush.client} succeeded, although its session "
+                    f"was there when what was not flushed was lost (epoch {loss.epoch})"
                 )
                 break

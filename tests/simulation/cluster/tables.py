@@ -1,8 +1,8 @@
 """The tables that a run begins with, made by the real commands.
 
-May live here: names of sites and managers, and what is built for a choice of settings. Each copy has a class of
-real volumes of its own, so that it lies where the settings want it; one more LUN of the class is there to move
-segments to.
+May live here: names of sites and managers, and what is built for a choice of settings. Each copy has a class
+of real volumes of its own, so that it lies where the settings want it; one more LUN of the class is there to
+move segments to.
 """
 
 from tests.core_cases import UNIT, Tables, manager, real
