@@ -423,7 +423,11 @@ class Store:
     # --- flushing and clearing ------------------------------------------------------------------------
 
     def _flush(self, op: Op, copy: CopyHere) -> None:
-        if copy.doubtful:
+        if copy.doubtful and copy.readable:
+            # the only one in step: its owner hears of it once more, then clients go on with what is left
+            copy.doubtful = False
+            self._answer_when_kept(op, IoFailed(copy.name), self._keeper.add(Doubted(copy.name, "")))
+        elif copy.doubtful:
             self._answer(op, IoFailed(copy.name))
         elif copy.flushing:
             self._wait(op)

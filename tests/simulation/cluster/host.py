@@ -64,6 +64,7 @@ class Host:
         self.random = rng
         self.clock = Clock(1 + rng.uniform(-settings.drift, settings.drift), rng.uniform(0, 1000))
         self.media = Media(world, rng, settings.io_s)
+        self.media.may_fail = self._others_have_it
         self.records = Records(world, rng, settings.record_s)
         self.boot = boot
         self.up = True
@@ -75,6 +76,19 @@ class Host:
         self.up = True
         for process in (self.manager, self.store, self.export):
             process.start()
+
+    def _others_have_it(self) -> bool:
+        """Of every volume with a copy in step here there is another one elsewhere."""
+        state = self.ledger.state
+        for row in state.volumes.values():
+            sites = [
+                {state.reals[segment.real_id].site for segment in replica.segments}
+                for replica in row.replicas
+                if replica.state == "in_sync"
+            ]
+            if any(self.name in one for one in sites) and all(self.name in one for one in sites):
+                return False
+        return True
 
     def power_cut(self) -> None:
         self.up = False

@@ -31,6 +31,8 @@ class Media:
         self.errors: list[tuple[str, float]] = []
         """(kind of I/O, share of it that fails)"""
         self.failing_flushes = 0
+        self.may_fail: Callable[[], bool] = lambda: True
+        """A flush that fails at the last copy loses what nobody else has, which is nobody's promise."""
         self._used: set[tuple[Any, int]] = set()
         """Groups that were written."""
         self._cache: dict[Place, bytes] = {}
@@ -87,7 +89,7 @@ class Media:
         covered = {place: versions[-1] for place, versions in self._dirty.items()}
 
         def act() -> tuple[bool, bytes]:
-            if self.failing_flushes:
+            if self.failing_flushes and self.may_fail():
                 self.failing_flushes -= 1
                 self._drop(covered)
                 return False, b""
