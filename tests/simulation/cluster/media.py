@@ -7,7 +7,7 @@ When a process dies, what it had asked for happens or not; nothing of it happens
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from tests.simulation.cluster.record import SECTOR
@@ -84,9 +84,13 @@ class Media:
 
         self._begin(act, done)
 
-    def flush(self, done: Done) -> None:
-        """Covers what had been written when it began."""
-        covered = {place: versions[-1] for place, versions in self._dirty.items()}
+    def flush(self, done: Done, reals: Container[Any] | None = None) -> None:
+        """Covers what had been written when it began (to these real volumes)."""
+        covered = {
+            place: versions[-1]
+            for place, versions in self._dirty.items()
+            if reals is None or place[0] in reals
+        }
 
         def act() -> tuple[bool, bytes]:
             if self.failing_flushes and self.may_fail():

@@ -137,8 +137,8 @@ class StoreProcess(Process):
                         connection.send(self, (name, answer))
                 case BackendIo():
                     self._io(name, effect)
-                case BackendFlush(token=token):
-                    self.host.media.flush(self._done(name, token))
+                case BackendFlush(token=token, copy=copy):
+                    self.host.media.flush(self._done(name, token), reals_of(self._rows[name], copy))
                 case Keep(token=token, changes=changes):
                     self._keep(name, token, changes)
                 case SetTimer(at_ns=at_ns):
@@ -191,7 +191,8 @@ class StoreProcess(Process):
             if left:
                 return
             if io.fua and ok:
-                self.host.media.flush(lambda flushed, _data: finish(flushed, b""))
+                reals = reals_of(self._rows[name], io.copy)
+                self.host.media.flush(lambda flushed, _data: finish(flushed, b""), reals)
             else:
                 finish(ok, b"".join(found[at] for at in sorted(found)) if io.kind == "read" else b"")
 
@@ -205,6 +206,11 @@ class StoreProcess(Process):
             else:
                 data = io.data[offset : offset + count * SECTOR] if io.data else bytes(count * SECTOR)
                 self.host.media.write(real, sector, data, done)
+
+
+def reals_of(row: Volume, copy: LocalName) -> set[RealId]:
+    replica = next(r for r in row.replicas if r.local_name == copy.removesuffix("+"))
+    return {segment.real_id for segment in (replica.moving if copy.endswith("+") else replica.segments)}
 
 
 def pieces_of(row: Volume, copy: LocalName, first: int, end: int) -> list[tuple[RealId, int, int, int]]:
