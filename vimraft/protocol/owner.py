@@ -275,24 +275,28 @@ class Owner:
         self.unlock(client.lock)
 
     def _flush(self, client: _Client) -> None:
-        session = client.request.session
-        owed = self.owed
         if client.request.id not in self._clients:
             return
-        if client.request.since_epoch < owed and self._told.get(session, 0) < owed:
-            self._tell(session, owed)
-            self._forget(client)
-            self._reply(client.request, "failed")
-            return
-        self.flushing.flush(lambda how: self._flush_ended(client, how))
+        if self._owes(client.request):
+            self._flush_ended(client, "done")
+        else:
+            self.flushing.flush(lambda how: self._flush_ended(client, how))
+
+    def _owes(self, request: ClientRequest) -> bool:
+        owed = self.owed
+        return request.since_epoch < owed and self._told.get(request.session, 0) < owed
 
     def _flush_ended(self, client: _Client, how: End) -> None:
+        """What was lost while it was under way it tells, too."""
         if how == "failed":
             self.lost_unflushed()
-            self._tell(client.request.session, self._lost_epoch)
-        if client.request.id in self._clients:
-            self._forget(client)
-            self._reply(client.request, "done" if how == "done" else "failed")
+        if client.request.id not in self._clients:
+            return
+        owes = how == "failed" or self._owes(client.request)
+        if owes:
+            self._tell(client.request.session, self.owed)
+        self._forget(client)
+        self._reply(client.request, "failed" if owes else "done")
 
     def _tell(self, session: str, owed: int) -> None:
         self._told[session] = owed
