@@ -1,0 +1,22 @@
+"""Some seeds of the simulation, as it is meant to be: nothing is violated, and a seed is a run."""
+
+import pytest
+from tests.simulation.cluster.__main__ import main
+from tests.simulation.cluster.simulation import run_seed
+
+
+@pytest.mark.parametrize("seed", range(1, 25))
+def test_no_seed_violates_anything(seed: int) -> None:
+    report, _ = run_seed(seed)
+    assert report.violations == ()
+    assert report.acknowledged > 0
+
+
+def test_a_seed_is_a_run() -> None:
+    first, second = (run_seed(7)[1].world.digest() for _ in range(2))
+    assert first == second
+
+
+def test_the_last_line_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "1:2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 seeds, 0 violations"
