@@ -1,6 +1,7 @@
 """Some seeds of the simulation, as it is meant to be: nothing is violated, and a seed is a run."""
 
 import pytest
+
 from tests.simulation.cluster.__main__ import main
 from tests.simulation.cluster.simulation import run_seed
 
