@@ -15,7 +15,7 @@ from vimraft.core.commands import Retire
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
-from vimraft.protocol.maps import Copy, VolumeMap
+from vimraft.protocol.maps import Copy, VolumeMap, moving_name
 from vimraft.protocol.owner_effects import (
     Command,
     Decision,
@@ -264,6 +264,17 @@ class Desk:
     @property
     def ours(self) -> bool:
         return self.newest.owner == self.me
+
+    def needed(self) -> set[LocalName]:
+        """Who must have what was sent by `map` before it may be acknowledged by `newest`. Where a move has
+        ended, a copy's name stands for other segments: whatever stood for those must have it as well."""
+        wanted = names(self.newest.in_sync)
+        if self.map is not self.newest:
+            for name in list(wanted):
+                moving = moving_name(name)
+                if self.map.copy(moving) is not None and self.newest.copy(moving) is None:
+                    wanted.add(moving)
+        return wanted
 
     def may_acknowledge(self) -> bool:
         return self.ours and not self.undecided and self.gate_open()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from vimraft.core.ids import LocalName
 from vimraft.protocol.asks import Answer, Ask
-from vimraft.protocol.desk import Desk, names
+from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import REGION_BYTES
 from vimraft.protocol.writes import MAX_ATTEMPTS, End
 
@@ -65,7 +65,7 @@ class FlushRound:
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()
-        elif names(self._desk.newest.in_sync) <= self._ok and not self.over:
+        elif self._desk.needed() <= self._ok and not self.over:
             self._settle_done()  # syncing copies owe an answer that nobody waits for
 
     def _note_syncing(self, name: LocalName) -> None:
@@ -86,7 +86,7 @@ class FlushRound:
         if self._attempts >= MAX_ATTEMPTS:
             self._failed |= self._again
             self._again.clear()
-        wanted = names(desk.newest.in_sync)
+        wanted = desk.needed()
         if wanted <= self._ok:
             self._settle_done()
             return

@@ -18,7 +18,7 @@ from typing import Literal
 
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask, WriteKind
-from vimraft.protocol.desk import Desk, names
+from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import regions_of
 
 MAX_ATTEMPTS = 3
@@ -124,7 +124,7 @@ class Write:
             self.settle()
         elif self._acknowledged is not None and not self.over:
             desk = self._desk
-            if names(desk.newest.in_sync) <= self._ok and desk.may_acknowledge():
+            if desk.needed() <= self._ok and desk.may_acknowledge():
                 call, self._acknowledged = self._acknowledged, None
                 call()
 
@@ -140,7 +140,7 @@ class Write:
             self._failed |= self._again
             self._again.clear()
         self._note_syncing()
-        wanted = names(desk.newest.in_sync) if self._only is None else set(self._only)
+        wanted = desk.needed() if self._only is None else set(self._only)
         if wanted <= self._ok or (self._ok and not desk.rules.retire_before_ack):
             if self._only is not None or desk.may_acknowledge():
                 self._end("done")
