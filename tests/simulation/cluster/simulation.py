@@ -20,6 +20,7 @@ from tests.simulation.cluster.store_process import StoreProcess, pieces_of
 from tests.simulation.cluster.tables import first_boot, first_tables, manager_of
 from tests.simulation.cluster.wire import Wire
 from tests.simulation.world import Runaway, World
+from vimraft.core.commands import PauseCopy
 from vimraft.core.ids import ManagerName, VolumeName
 from vimraft.core.tables import Volume
 from vimraft.protocol.rules import ALL_RULES, Rules, without
@@ -154,9 +155,9 @@ class Simulation:
     def _settle(self) -> None:
         """Until all is quiet; then every sector is read once more."""
         deadline = self.world.now + SETTLE_S
-        for replica_paused in self._paused():
-            self.hosts[0].manager.propose(replica_paused, lambda _outcome: None)
         while self.world.now < deadline and not self._quiet():
+            for command in self._resume():
+                self.hosts[0].manager.propose(command, lambda _outcome: None)
             self.world.run_until(self.world.now + LOOK_S)
         self.unsettled = "" if self._quiet() else self._why()
         for client in self.clients:
@@ -166,9 +167,8 @@ class Simulation:
         while self.world.now < deadline and any(client.open for client in self.clients):
             self.world.run_until(self.world.now + LOOK_S)
 
-    def _paused(self) -> list[object]:
-        from vimraft.core.commands import PauseCopy
-
+    def _resume(self) -> list[PauseCopy]:
+        """Also of copies whose pause was decided only now."""
         return [
             PauseCopy(row.name, replica.local_name, False)
             for row in self.ledger.state.volumes.values()

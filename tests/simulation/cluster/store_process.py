@@ -179,6 +179,7 @@ class StoreProcess(Process):
     def _io(self, name: VolumeName, io: BackendIo) -> None:
         """All pieces of it; FUA flushes everything."""
         pieces = pieces_of(self._rows[name], io.copy, io.first, io.end)
+        reals = {piece[0] for piece in pieces}
         finish = self._done(name, io.token)
         found: dict[int, bytes] = {}
         ok = True
@@ -191,7 +192,6 @@ class StoreProcess(Process):
             if left:
                 return
             if io.fua and ok:
-                reals = reals_of(self._rows[name], io.copy)
                 self.host.media.flush(lambda flushed, _data: finish(flushed, b""), reals)
             else:
                 finish(ok, b"".join(found[at] for at in sorted(found)) if io.kind == "read" else b"")
