@@ -117,6 +117,8 @@ class Owner:
         self.begin(now_ns)
         if newer.epoch > self.desk.newest.epoch:
             self._follow(newer)
+        elif newer.epoch == self.desk.newest.epoch:
+            self._take_note(newer)
         return self.end()
 
     def leases_changed(self, installed: dict[ManagerName, int], now_ns: int) -> list[Effect]:
@@ -334,6 +336,13 @@ class Owner:
         if not desk.ours:
             self._lose()
         self.pause("map")
+
+    def _take_note(self, newer: VolumeMap) -> None:
+        """Nothing that I/O goes by has changed (a resync is to rest, or to go on)."""
+        desk = self.desk
+        if desk.map is desk.newest:
+            desk.map = newer
+        desk.newest = newer
 
     def _lose(self) -> None:
         """Another manager owns the volume: what was not acknowledged is for it to answer."""

@@ -167,6 +167,17 @@ def test_a_paused_copy_rests() -> None:
     assert copied(world) == []
 
 
+def test_it_goes_on_when_the_tables_say_so() -> None:
+    world, resync = begin(away(paused=True))
+    go(world, resync)
+    world.wait(5)
+    paused = world.owner.desk.newest
+    resumed = tuple(msgspec.structs.replace(one, paused=False) for one in paused.copies)
+    world.apply(msgspec.structs.replace(paused, index=paused.index + 1, copies=resumed))
+    world.wait(1)
+    assert copied(world) == [3, 1]
+
+
 def test_a_copy_whose_store_does_not_seal_is_left_alone() -> None:
     world, resync = begin(away())
     world.stores[ROME].how = lambda request: "failed"
