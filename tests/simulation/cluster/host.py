@@ -68,6 +68,7 @@ class Host:
         self.records = Records(world, rng, settings.record_s)
         self.boot = boot
         self.up = True
+        self.on_cut: list[Callable[[str], None]] = []
         self.manager = Manager(self)
         self.export: Export
         self.store: StoreProcess
@@ -92,6 +93,8 @@ class Host:
 
     def power_cut(self) -> None:
         self.up = False
+        for call in self.on_cut:
+            call(self.name)
         for process in (self.manager, self.export, self.store):
             process.kill()
         self.media.power_cut()

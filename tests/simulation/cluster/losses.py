@@ -115,11 +115,11 @@ def _untold(record: Record, operations: list[Operation], loss: Loss) -> Iterator
     """One flush may have been under way when it happened, or several at once: any of them may tell it."""
     flushes: dict[str, list[Operation]] = {}
     for one in operations:
-        if one.kind == "flush" and one.end is not None and one.end > loss.stamp:
+        if one.kind == "flush" and one.end is not None and one.end > loss.since:
             flushes.setdefault(one.session, []).append(one)
     for name, found in sorted(flushes.items()):
         session = record.sessions.get(name)
-        if session is None or session.begin > loss.stamp:
+        if session is None or session.begin > loss.since:
             continue
         told = min((one.begin for one in found if one.how in ("failed", "gone")), default=inf)
         for flush in found:

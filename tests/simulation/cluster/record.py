@@ -7,6 +7,7 @@ Each sector that a client writes carries a tag of its own, so that a read says w
 trims write `ZERO`, which is also what was there at first.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -51,6 +52,9 @@ class Loss(Struct, frozen=True):
     volume: str
     epoch: int
     stamp: int
+    """When the tables said so. Nothing was read or written between the power cut and then."""
+    since: int
+    """When the power was cut: whoever was told later knows."""
 
 
 class Session(Struct, frozen=True):
@@ -64,6 +68,8 @@ class Record:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.losses: list[Loss] = []
+        self.cuts: dict[str, list[int]] = {}
+        """Of power, by site."""
         self.sessions: dict[str, Session] = {}
         self._stamp = 0
 
@@ -105,8 +111,17 @@ class Record:
         if operation.kind == "read" and how == "done":
             operation.tags = tags_in(data)
 
-    def lost(self, volume: str, epoch: int) -> None:
-        self.losses.append(Loss(volume, epoch, self.stamp()))
+    def cut(self, site: str) -> None:
+        self.cuts.setdefault(site, []).append(self.stamp())
+
+    def lost(self, volume: str, epoch: int, sites: Iterable[str] = ()) -> None:
+        """`sites`: where the last copy lies."""
+        stamp = self.stamp()
+        before = next((loss for loss in reversed(self.losses) if loss.volume == volume), None)
+        last = 0 if before is None else before.stamp
+        cuts = [cut for site in sites for cut in self.cuts.get(site, []) if cut > last]
+        since = min(cuts) if cuts else stamp if before is None else before.since
+        self.losses.append(Loss(volume, epoch, stamp, since))
 
 
 def tag_of(number: int, at: int) -> int:

@@ -83,6 +83,7 @@ class Simulation:
         for host in self.hosts:
             host.store = StoreProcess(host)
             host.export = Export(host)
+            host.on_cut.append(self.record.cut)
             host.others = {ManagerName(other.name): other for other in self.hosts}
             for process in (host.store, host.export):
                 self.wire.watch(process)
@@ -113,7 +114,13 @@ class Simulation:
         states = ",".join(f"{r.local_name}:{r.state}{'+' if r.moving else ''}" for r in after.replicas)
         self.world.note(after.name, "epoch", after.epoch, after.owner, states)
         if after.lossy_epoch > before.lossy_epoch:
-            self.record.lost(after.name, after.epoch)
+            sites = {
+                self.ledger.state.reals[segment.real_id].site
+                for replica in after.replicas
+                if replica.state == "in_sync"
+                for segment in replica.segments
+            }
+            self.record.lost(after.name, after.epoch, sorted(sites))
 
     # --- a run ----------------------------------------------------------------------------------------
 
