@@ -101,7 +101,7 @@ class Export(Process):
         if self.ready or state is None or self._reopen_index is None or state.index < self._reopen_index:
             return
         self.ready = True
-        for name in state.volumes:
+        for name in sorted(state.volumes):
             self._follow(state, name)
 
     @property
@@ -133,13 +133,13 @@ class Export(Process):
             if not self.ready:
                 self._look_reopened()
             elif before is None or state.volumes is not before.volumes:
-                for name in dict.fromkeys([*self.served, *state.volumes]):
+                for name in sorted({*self.served, *state.volumes}):
                     if before is None or state.volumes.get(name) is not before.volumes.get(name):
                         self._follow(state, name)
         self.forwards.maps_changed()
 
     def _note_leases(self, state: State) -> None:
-        for name in state.managers:
+        for name in sorted(state.managers):
             lease = state.leases.get(name)
             stamp = None if lease is None else LeaseStamp(lease.incarnation, lease.counter)
             self.others.applied(name, stamp, self.now_ns)
@@ -190,7 +190,9 @@ class Export(Process):
         served = self.served[name] = Served(owner)
         self.perform(name, owner.leases_changed(self._installed(), self.now_ns))
         assert self.state is not None, "it follows the tables"
-        served.takeover = TakeOver(owner, [other for other in self.state.managers if other != self.me])
+        served.takeover = TakeOver(
+            owner, [other for other in sorted(self.state.managers) if other != self.me]
+        )
         self.perform(name, served.takeover.start(self.now_ns))
 
     # --- copies ---------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ class Faults:
     # --- operators ------------------------------------------------------------------------------------
 
     def _volume(self) -> Volume:
-        return self.random.choice(list(self._simulation.ledger.state.volumes.values()))
+        return self.random.choice(self._simulation.rows())
 
     def move_owner(self) -> None:
         row = self._volume()

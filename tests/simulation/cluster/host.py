@@ -124,9 +124,9 @@ class Manager(Process):
 
     def _follow(self, states: list[State]) -> None:
         self.state = states[-1]
-        for lease in self.state.leases.values():
+        for _, lease in sorted(self.state.leases.items()):
             self.others.applied(lease.manager, _stamp(lease), self.now_ns)
-        for name in self.state.managers:
+        for name in sorted(self.state.managers):
             if name not in self.state.leases:
                 self.others.applied(name, None, self.now_ns)
         host = self.host
@@ -203,7 +203,7 @@ class Manager(Process):
         self.after(CLAIM_S * (0.5 + self.host.random.random()), self._claims)
         if not self.host.export.up:
             return
-        for name in self.state.volumes:
+        for name in sorted(self.state.volumes):
             found = map_of(self.state, name)
             assert found is not None, "it is there"
             if not any(part.store == self.me for copy in found.in_sync for part in copy.parts):

@@ -122,6 +122,10 @@ class Simulation:
             }
             self.record.lost(after.name, after.epoch, sorted(sites))
 
+    def rows(self) -> list[Volume]:
+        """Of the volumes, in an order that is the same in every process."""
+        return [row for _, row in sorted(self.ledger.state.volumes.items())]
+
     # --- a run ----------------------------------------------------------------------------------------
 
     def run(self) -> Report:
@@ -141,7 +145,7 @@ class Simulation:
             len(self.record.operations),
             acknowledged,
             self.faults.count,
-            sum(row.epoch for row in self.ledger.state.volumes.values()),
+            sum(row.epoch for row in self.rows()),
             self.world.now,
             (time.process_time() - began) * 1000,
         )
@@ -178,7 +182,7 @@ class Simulation:
         """Also of copies whose pause was decided only now."""
         return [
             PauseCopy(row.name, replica.local_name, False)
-            for row in self.ledger.state.volumes.values()
+            for row in self.rows()
             for replica in row.replicas
             if replica.paused
         ]
@@ -187,7 +191,7 @@ class Simulation:
         return not self._why()
 
     def _why(self) -> str:
-        for row in self.ledger.state.volumes.values():
+        for row in self.rows():
             served = self.by_name[row.owner].export.served.get(VolumeName(row.name))
             if served is None or not served.owner.serving or served.owner.desk.newest.epoch != row.epoch:
                 return f"{row.name} is not served by {row.owner}"
@@ -213,7 +217,7 @@ class Simulation:
             yield Violation("consistency", text)
 
     def _differences(self) -> Iterator[Violation]:
-        for row in self.ledger.state.volumes.values():
+        for row in self.rows():
             touched = {
                 sector
                 for one in self.record.operations

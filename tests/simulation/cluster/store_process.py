@@ -76,7 +76,7 @@ class StoreProcess(Process):
                 self._state = before
                 continue
             boots = before is None or state.boots is not before.boots
-            for name in dict.fromkeys([*self.stores, *state.volumes]):
+            for name in sorted({*self.stores, *state.volumes}):
                 row = state.volumes.get(name)
                 if row is not self._rows.get(name) or boots:
                     self._apply(state, name, row)
@@ -102,7 +102,7 @@ class StoreProcess(Process):
     def record_ids(self) -> tuple[tuple[VolumeName, str], ...]:
         """What the stores' records are called, where all copies here agree."""
         found = []
-        for name in self.host.manager.state.volumes:
+        for name in sorted(self.host.manager.state.volumes):
             record = StoreRecord.of(self._changes(name))
             ids = {copy.id for copy in record.copies.values()}
             if len(ids) == 1:
