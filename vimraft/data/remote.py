@@ -30,6 +30,9 @@ CONNECT_S = 3.0
 WATCHDOG_PERIOD_S = 0.1
 USER_TIMEOUT_MS = 5_000
 """A peer's host that acknowledges nothing for so long is gone."""
+KEEPALIVE_S = 2
+"""So often the kernel asks a silent peer: one that took a request and vanished (power, a firewall that forgot)
+is noticed as well."""
 FLAG_FUA = nbd.CMD_FLAG_FUA
 
 
@@ -76,6 +79,8 @@ def connect_to_peer(peer: str, host: str, port: int, left_s: float) -> socket.so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
     return sock
 
 
