@@ -31,8 +31,8 @@ WATCHDOG_PERIOD_S = 0.1
 USER_TIMEOUT_MS = 5_000
 """A peer's host that acknowledges nothing for so long is gone."""
 KEEPALIVE_S = 2
-"""So often the kernel asks a silent peer: one that took a request and vanished (power, a firewall that forgot)
-is noticed as well."""
+"""So often the kernel asks a silent peer: one that took a request and vanished (power, a firewall that
+forgot) is noticed as well."""
 FLAG_FUA = nbd.CMD_FLAG_FUA
 
 
