@@ -46,11 +46,9 @@ class Rules(Struct, frozen=True, gc=False):
     """A flush of every session that survived a loss fails once."""
     durable_sole_holder_mark: bool = True
     """As `SoleHolderRight(durable=…)`."""
-    # whoever proposes, and caches
+    # whoever proposes
     stamp_compare: bool = True
     """A takeover names the lease stamp that was seen to run out."""
-    fill_tokens: bool = True
-    """A cache drops a fill whose region was invalidated meanwhile."""
 
 
 ALL_RULES = Rules()

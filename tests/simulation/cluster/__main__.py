@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from tests.simulation.cluster.mutations import MUTATIONS
 from tests.simulation.cluster.settings import FAULTS
 from tests.simulation.cluster.simulation import Report, run_seed
 from tests.simulation.raft import seed_range
-from vimraft.protocol.rules import NAMES
 
 PROGRESS_S = 5.0
 CHUNK = 8
@@ -94,15 +94,17 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--seeds", type=seed_range, metavar="FIRST:LAST", help="both included")
     what.add_argument("--replay", type=int, metavar="SEED", help="print the history of one seed")
     what.add_argument("--mutations", action="store_true", help="list the rules that can be taken away")
-    parser.add_argument("--mutation", choices=NAMES, metavar="NAME", help="take one rule away")
+    parser.add_argument("--mutation", choices=MUTATIONS, metavar="NAME", help="take one rule away")
     parser.add_argument("--faults", type=fault_names, default=(), metavar="NAME,…", help="only these faults")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--show", type=int, default=10, help="failing seeds shown with their first violation")
     parser.add_argument("--first", action="store_true", help="stop at the first failing seed")
     options = parser.parse_args(arguments)
     if options.mutations:
-        print("\n".join(NAMES))
+        print("\n".join(MUTATIONS))
         return 0
+    if options.mutation and not options.faults:
+        options.faults = MUTATIONS[options.mutation]
     return replay(options) if options.replay is not None else run_all(options)
 
 
