@@ -1,7 +1,7 @@
 """Which faults a run has when a rule is taken away: those under which the rule matters.
 
-May live here: the table. In the mix of a long run each fault is in a quarter of the seeds, so that a rule which
-needs three of them together would be missed for long, whatever the checkers can do.
+May live here: the table. In the mix of a long run each fault is in a quarter of the seeds, so that a rule
+which needs three of them together would be missed for long, whatever the checkers can do.
 """
 
 from typing import Final
