@@ -116,6 +116,7 @@ class Resync:
                 self._own_active.update(answer.regions)
             elif ask.kind == "missed":
                 self._missed.update(answer.regions)
+                self.full |= answer.record != self._desk.record  # that store began another one
             elif ask.kind == "flush":
                 self._boots[ask.store] = answer.boot
         if self._asking or self.phase in ("over", "failed"):

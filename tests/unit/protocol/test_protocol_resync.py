@@ -73,6 +73,14 @@ def test_without_the_record_that_the_tables_name_it_gets_everything(record) -> N
     assert world.stores[ROME].data[B] == world.stores[PARIS].data[A]
 
 
+def test_a_source_that_began_another_record_gives_everything() -> None:
+    world, resync = begin(away())
+    world.stores[PARIS].record = "begun anew"
+    go(world, resync)
+    world.wait(1)
+    assert sorted(copied(world)) == list(range(8))
+
+
 def test_nothing_is_acknowledged_from_before_the_promotion_until_it_is_decided_and_applied_here() -> None:
     world, resync = begin(away())
     syncing = go(world, resync)
