@@ -9,15 +9,15 @@ import pytest
 
 from tests.unit.protocol.owner_world import OSLO, PARIS, ROME, A, B, C, World, copy, two
 from vimraft.core.commands import BeginResync, Promote, Retire
-from vimraft.protocol.desk import OwnerRules
 from vimraft.protocol.maps import VolumeMap
 from vimraft.protocol.owner_effects import Propose
 from vimraft.protocol.resync import Resync
+from vimraft.protocol.rules import Rules
 
 BLOCK = 4096
 BLOCKS = (0, 1, 255, 256, 700)
 STEPS = 160
-ALL = OwnerRules()
+ALL = Rules()
 
 
 class Log:
@@ -67,7 +67,7 @@ class Log:
 
 
 class Run:
-    def __init__(self, seed: int, rules: OwnerRules = ALL) -> None:
+    def __init__(self, seed: int, rules: Rules = ALL) -> None:
         self.random = random.Random(seed)
         first = VolumeMap(
             two().volume, 10, 5, PARIS, two().size_bytes, (copy(A, PARIS), copy(B, ROME), copy(C, OSLO))
@@ -169,7 +169,7 @@ class Run:
         assert len(datas) == 1, "copies in sync differ"
 
 
-def run(seed: int, rules: OwnerRules = ALL) -> None:
+def run(seed: int, rules: Rules = ALL) -> None:
     one = Run(seed, rules)
     for _ in range(STEPS):
         one.step()

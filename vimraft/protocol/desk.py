@@ -27,6 +27,7 @@ from vimraft.protocol.owner_effects import (
 )
 from vimraft.protocol.ranges import RangeLock
 from vimraft.protocol.regions import MAX_ACTIVE
+from vimraft.protocol.rules import Rules
 from vimraft.protocol.tracker import Tracker
 
 MS = 1_000_000
@@ -60,22 +61,6 @@ class Limits(Struct, frozen=True, gc=False):
     """While clients wait for something."""
 
 
-class OwnerRules(Struct, frozen=True, gc=False):
-    """Clauses of the protocol, each a switch: all on, but where a simulation shows what one is for."""
-
-    check_lease: bool = True
-    wait_for_retired_side: bool = True
-    retire_before_ack: bool = True
-    retire_needs_complete: bool = True
-    hold_before_promotion: bool = True
-    shared_read_lock: bool = True
-    equalise_after_eio: bool = True
-    lossy_flush_fails: bool = True
-    equalise_at_takeover: bool = True
-    seal_before_serving: bool = True
-    returning_own_regions: bool = True
-
-
 class Leases(Struct, frozen=True):
     """The rights that an owner serves by; the shell keeps them, one of each kind for all its volumes."""
 
@@ -93,7 +78,7 @@ class Desk:
         first: VolumeMap,
         leases: Leases,
         right: SoleHolderRight,
-        rules: OwnerRules,
+        rules: Rules,
         limits: Limits,
     ) -> None:
         self.me = me

@@ -16,7 +16,7 @@ from vimraft.core.ids import ManagerName
 from vimraft.protocol.asks import Answer, WriteKind
 from vimraft.protocol.balance import Balance, CopyCounters, Preference
 from vimraft.protocol.copying import Equalise
-from vimraft.protocol.desk import Desk, Leases, Limits, OwnerRules, names
+from vimraft.protocol.desk import Desk, Leases, Limits, names
 from vimraft.protocol.flushing import Clearing, Flushing
 from vimraft.protocol.lease import SoleHolderRight
 from vimraft.protocol.maps import VolumeMap, regions_of
@@ -31,6 +31,7 @@ from vimraft.protocol.owner_effects import (
     SetTimer,
 )
 from vimraft.protocol.reads import Read
+from vimraft.protocol.rules import Rules
 from vimraft.protocol.writes import End, Write
 
 MAX_REQUESTS = 2_048
@@ -62,7 +63,7 @@ class Owner:
         leases: Leases,
         *,
         right: SoleHolderRight | None = None,
-        rules: OwnerRules = OwnerRules(),  # noqa: B008  (frozen)
+        rules: Rules = Rules(),  # noqa: B008  (frozen)
         limits: Limits = Limits(),  # noqa: B008  (frozen)
         preference: Preference = Preference(),  # noqa: B008  (frozen)
     ) -> None:
@@ -402,7 +403,7 @@ class Owner:
         stores = {store for copy in desk.map.in_sync for store in copy.stores}
         if desk.map.lossy_epoch > before.lossy_epoch or not desk.tracker.changed_boots & stores:
             desk.tracker.rebase()
-        self._lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_flush_fails else 0
+        self._lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_mark else 0
         copies = names(desk.map.copies)
         self.balance.forget(copies)
         for name in desk.missing.keys() - names(desk.map.syncing):

@@ -305,7 +305,7 @@ class Resync:
         promotion is decided."""
         self.phase = "draining"
         self._promotion = self._desk.token()
-        if self._desk.rules.hold_before_promotion:
+        if self._desk.rules.hold_before_own_promotion:
             self._desk.undecided.add(self._promotion)
         self._owner.pause(f"promote {self.name}")
         if self._owner.drained:

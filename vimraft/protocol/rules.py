@@ -6,8 +6,6 @@ May live here: the switches, and how the parts read them. Nobody may branch on a
 
 from msgspec import Struct
 
-from vimraft.protocol.desk import OwnerRules
-
 
 class Rules(Struct, frozen=True, gc=False):
     # stores
@@ -59,20 +57,3 @@ def without(name: str) -> Rules:
     """All rules but this one."""
     assert name in NAMES, f"there is no rule {name}"
     return Rules(**{name: False})
-
-
-def owner_rules(rules: Rules) -> OwnerRules:
-    """As the owner's machine takes them."""
-    return OwnerRules(
-        check_lease=rules.check_lease,
-        wait_for_retired_side=rules.wait_for_retired_side,
-        retire_before_ack=rules.retire_before_ack,
-        retire_needs_complete=rules.retire_needs_complete_replica,
-        hold_before_promotion=rules.hold_before_own_promotion,
-        shared_read_lock=rules.shared_read_lock,
-        equalise_after_eio=rules.equalise_after_eio,
-        lossy_flush_fails=rules.lossy_mark,
-        equalise_at_takeover=rules.equalise_at_takeover,
-        seal_before_serving=rules.seal_before_serving,
-        returning_own_regions=rules.returning_own_regions,
-    )

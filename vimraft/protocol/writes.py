@@ -151,7 +151,7 @@ class Write:
             self._end("failed")  # whoever copies may have another region that needs no room
         elif self._again & wanted:
             self._retry_later()
-        elif wanted & self._ok or not desk.rules.retire_needs_complete:
+        elif wanted & self._ok or not desk.rules.retire_needs_complete_replica:
             desk.retire(self._failed & wanted)
             self._retry_later()
         elif self._impatient:

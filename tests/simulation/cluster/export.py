@@ -32,7 +32,6 @@ from vimraft.protocol.owner_effects import (
     StoreRequest,
 )
 from vimraft.protocol.resync import Resync
-from vimraft.protocol.rules import owner_rules
 from vimraft.protocol.takeover import TakeOver
 
 RESYNC_AGAIN_S = 0.7
@@ -184,7 +183,7 @@ class Export(Process):
             found,
             Leases(self.own, self.others),
             right=right,
-            rules=owner_rules(rules),
+            rules=rules,
             limits=limits,
         )
         served = self.served[name] = Served(owner)

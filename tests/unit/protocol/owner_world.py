@@ -9,7 +9,7 @@ import msgspec
 
 from vimraft.core.ids import LocalName, ManagerName, VolumeName
 from vimraft.protocol.asks import Answer
-from vimraft.protocol.desk import Leases, Limits, OwnerRules
+from vimraft.protocol.desk import Leases, Limits
 from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
 from vimraft.protocol.maps import REGION_BYTES, Copy, Part, VolumeMap
 from vimraft.protocol.owner import Owner
@@ -23,6 +23,7 @@ from vimraft.protocol.owner_effects import (
     SetTimer,
     StoreRequest,
 )
+from vimraft.protocol.rules import Rules
 
 S = 1_000_000_000
 LEASE_NS = 4 * S
@@ -31,7 +32,7 @@ PARIS, ROME, OSLO = ManagerName("paris"), ManagerName("rome"), ManagerName("oslo
 A, B, C = LocalName("A"), LocalName("B"), LocalName("C")
 SIZE = 8 * REGION_BYTES
 
-ALL_RULES = OwnerRules()
+ALL_RULES = Rules()
 
 
 def copy(name: LocalName, *stores: ManagerName, state: str = "in_sync", **more: Any) -> Copy:
@@ -82,7 +83,7 @@ class FakeStore:
 
 class World:
     def __init__(
-        self, first: VolumeMap, *, rules: OwnerRules = ALL_RULES, serve: bool = True, lease: bool = True
+        self, first: VolumeMap, *, rules: Rules = ALL_RULES, serve: bool = True, lease: bool = True
     ) -> None:
         self.now = 100 * S
         self.own, self.others = OwnLease("p1", LEASE_NS), OthersLease(LEASE_NS)

@@ -2,8 +2,8 @@
 
 from tests.unit.protocol.owner_world import PARIS, ROME, A, B, S, World, after, copy, two
 from vimraft.core.commands import Retire
-from vimraft.protocol.desk import OwnerRules
 from vimraft.protocol.maps import VolumeMap
+from vimraft.protocol.rules import Rules
 from vimraft.protocol.tracker import CLEAR_AFTER_NS
 
 
@@ -73,7 +73,7 @@ def test_after_a_loss_the_first_flush_of_every_older_session_fails() -> None:
 
 def test_without_the_lossy_rule_nobody_is_told() -> None:
     alone = after(two(), B="stale")
-    world = World(alone, rules=OwnerRules(lossy_flush_fails=False))
+    world = World(alone, rules=Rules(lossy_mark=False))
     world.apply(after(alone, lossy="yes"))
     assert world.how(world.ask("flush", since_epoch=6)) == "done"
 

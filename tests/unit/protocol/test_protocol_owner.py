@@ -5,9 +5,9 @@ import pytest
 from tests.unit.protocol.owner_world import LEASE_NS, OSLO, PARIS, ROME, A, B, S, World, after, copy, two
 from vimraft.core.commands import Retire
 from vimraft.protocol.asks import Answer
-from vimraft.protocol.desk import OwnerRules
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap
 from vimraft.protocol.owner_effects import Installed, Invalidate
+from vimraft.protocol.rules import Rules
 
 
 def failing(kind: str):
@@ -85,7 +85,7 @@ def test_the_lease_of_the_retired_side_may_run_out_instead() -> None:
 
 
 def test_without_waiting_for_the_retired_side_the_acknowledgement_comes_at_once() -> None:
-    world = World(two(), rules=OwnerRules(wait_for_retired_side=False))
+    world = World(two(), rules=Rules(wait_for_retired_side=False))
     world.stores[ROME].how = failing("write")
     write = world.write(7)
     world.apply(after(two(), B="stale"))
@@ -93,7 +93,7 @@ def test_without_waiting_for_the_retired_side_the_acknowledgement_comes_at_once(
 
 
 def test_without_retiring_first_a_write_is_acknowledged_that_a_copy_missed() -> None:
-    world = World(two(), rules=OwnerRules(retire_before_ack=False))
+    world = World(two(), rules=Rules(retire_before_ack=False))
     world.stores[ROME].how = failing("write")
     assert world.how(world.write(7)) == "done"
     assert world.proposed == []
@@ -105,7 +105,7 @@ def test_nobody_is_retired_when_no_complete_copy_has_the_write() -> None:
         world.stores[store].how = failing("write")
     assert world.how(world.write(7)) == "failed"
     assert world.proposed == []
-    world = World(two(), rules=OwnerRules(retire_needs_complete=False))
+    world = World(two(), rules=Rules(retire_needs_complete_replica=False))
     for store in (PARIS, ROME):
         world.stores[store].how = failing("write")
     world.write(7)
@@ -148,7 +148,7 @@ def test_after_an_error_nobody_reads_there_until_all_copies_are_equal() -> None:
 
 
 def test_without_equalising_after_an_error_the_copies_differ() -> None:
-    world = World(two(), rules=OwnerRules(equalise_after_eio=False))
+    world = World(two(), rules=Rules(equalise_after_eio=False))
     world.stores[ROME].how = failing("write")
     world.write(7)
     world.wait(30.1)
@@ -259,7 +259,7 @@ def test_writes_that_meet_go_one_after_the_other_and_a_read_never_sees_half() ->
 
 
 def test_reads_that_lock_nothing_overtake_a_write() -> None:
-    world = World(two(), rules=OwnerRules(shared_read_lock=False))
+    world = World(two(), rules=Rules(shared_read_lock=False))
     world.stores[ROME].how = silent("write")
     world.write(7)
     assert world.how(world.read()) == "done"
@@ -312,7 +312,7 @@ def test_a_sole_holder_reads_without_a_lease() -> None:
 
 
 def test_without_the_check_a_read_is_served_after_the_lease() -> None:
-    world = World(two(), lease=False, rules=OwnerRules(check_lease=False))
+    world = World(two(), lease=False, rules=Rules(check_lease=False))
     assert world.how(world.read()) == "done"
 
 

@@ -5,11 +5,12 @@ import pytest
 
 from tests.unit.protocol.owner_world import OSLO, PARIS, ROME, SIZE, A, B, C, S, World, after, copy, two
 from vimraft.core.commands import BeginResync, MoveSegments, Promote, Retire
-from vimraft.protocol.desk import Limits, OwnerRules
+from vimraft.protocol.desk import Limits
 from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
 from vimraft.protocol.resync import Resync
+from vimraft.protocol.rules import Rules
 
-ALL = OwnerRules()
+ALL = Rules()
 
 
 def away(record: str = "r1", **more) -> VolumeMap:
@@ -17,7 +18,7 @@ def away(record: str = "r1", **more) -> VolumeMap:
     return VolumeMap(two().volume, 10, 5, PARIS, SIZE, (copy(A, PARIS), back))
 
 
-def begin(first: VolumeMap, rules: OwnerRules = ALL) -> tuple[World, Resync]:
+def begin(first: VolumeMap, rules: Rules = ALL) -> tuple[World, Resync]:
     world = World(first, rules=rules)
     world.owner.desk.record = "r1"
     world.stores[PARIS].data[A] = bytearray(b"a" * SIZE)
@@ -57,7 +58,7 @@ def test_it_gets_what_was_written_since_it_left_and_what_was_active_at_its_own_s
 
 
 def test_without_its_own_regions_it_keeps_what_nobody_else_has() -> None:
-    world, resync = begin(away(), OwnerRules(returning_own_regions=False))
+    world, resync = begin(away(), Rules(returning_own_regions=False))
     go(world, resync)
     world.wait(1)
     assert copied(world) == [1]
@@ -107,7 +108,7 @@ def test_a_copy_that_missed_a_write_while_its_promotion_was_undecided_is_retired
 
 
 def test_without_the_hold_it_would_have_been_acknowledged() -> None:
-    world, resync = begin(away(), OwnerRules(hold_before_promotion=False))
+    world, resync = begin(away(), Rules(hold_before_own_promotion=False))
     go(world, resync)
     world.wait(1)
     world.stores[ROME].how = lambda request: "failed"

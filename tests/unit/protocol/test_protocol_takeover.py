@@ -17,16 +17,16 @@ from tests.unit.protocol.owner_world import (
 from vimraft.core import commands
 from vimraft.core.commands import LeaseStamp, Retire
 from vimraft.core.ids import ManagerName
-from vimraft.protocol.desk import OwnerRules
 from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap
+from vimraft.protocol.rules import Rules
 from vimraft.protocol.takeover import TakeOver, claim
 
-ALL = OwnerRules()
+ALL = Rules()
 REMOTE = VolumeMap(two().volume, 10, 5, PARIS, SIZE, (copy(A, ROME), copy(B, OSLO)))
 
 
-def begin(first: VolumeMap, *cachers: ManagerName, rules: OwnerRules = ALL, **how) -> tuple[World, TakeOver]:
+def begin(first: VolumeMap, *cachers: ManagerName, rules: Rules = ALL, **how) -> tuple[World, TakeOver]:
     world = World(first, serve=False, rules=rules)
     for store, behaviour in how.items():
         world.stores[ManagerName(store)].how = behaviour
@@ -105,14 +105,14 @@ def test_active_regions_of_any_store_are_equal_before_it_serves_and_carry_the_ne
 
 
 def test_without_equalising_the_copies_stay_apart() -> None:
-    world, takeover = begin(REMOTE, rules=OwnerRules(equalise_at_takeover=False))
+    world, takeover = begin(REMOTE, rules=Rules(equalise_at_takeover=False))
     world.stores[ROME].active = (1,)
     go(world, takeover)
     assert "write" not in world.stores[ROME].kinds()
 
 
 def test_without_sealing_it_serves_at_once() -> None:
-    world, takeover = begin(REMOTE, rules=OwnerRules(seal_before_serving=False), rome=silent)
+    world, takeover = begin(REMOTE, rules=Rules(seal_before_serving=False), rome=silent)
     go(world, takeover)
     assert takeover.phase == "over"
 
