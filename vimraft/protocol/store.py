@@ -52,7 +52,7 @@ from vimraft.protocol.regions import (
     Tagged,
 )
 from vimraft.protocol.rules import ALL_RULES, Rules
-from vimraft.protocol.store_backends import Backends, Flush
+from vimraft.protocol.store_backends import Backends
 from vimraft.protocol.store_copies import Copies, CopyHere
 from vimraft.protocol.store_gate import Gate
 from vimraft.protocol.store_requests import Op, StoreCounters, StoreLimits
@@ -151,6 +151,8 @@ class Store:
             backends.ended(op)
             if outcome == "ok":
                 self._answer(op, Done(data) if data else _DONE)
+            elif outcome == "error" and op.request.fua:
+                self._flush_failed(op.copy, [op])  # and with it whatever else was to be written
             else:
                 self._answer(op, IoFailed(op.copy.name) if outcome == "error" else Unknown())
         if self._waiting and not backends.older:
@@ -452,19 +454,18 @@ class Store:
             if not self._rules.owner_only_clearing:
                 self._clear_regions(copy, [r for r in copy.record.active if not self._in_use(copy, r)])
         else:
-            self._flush_failed(flush)
+            self._flush_failed(copy, flush.riders)
         self._next_round(copy)
 
-    def _flush_failed(self, flush: Flush) -> None:
-        copy = flush.copy
+    def _flush_failed(self, copy: CopyHere, ops: list[Op]) -> None:
         if not self._rules.doubt_after_failed_flush or self._copies.by_name.get(copy.name) is not copy:
-            for op in flush.riders:
+            for op in ops:
                 self._answer(op, IoFailed(copy.name))
             return
         batch = self._keeper.add(Doubted(copy.name, self.boot if copy.state == "in_sync" else ""))
         copy.doubtful = copy.state == "in_sync"
         self._copies.judge(self._gate.map is not None and len(self._gate.map.in_sync) == 1)
-        for op in flush.riders:
+        for op in ops:
             self._answer_when_kept(op, IoFailed(copy.name), batch)
 
     def _next_round(self, copy: CopyHere) -> None:
