@@ -25,7 +25,7 @@ from vimraft.core.commands import (
     ReopenVolumes,
     TakeOver,
 )
-from vimraft.core.ids import ManagerName
+from vimraft.core.ids import LocalName, ManagerName, VolumeName
 from vimraft.core.tables import Lease, State
 from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import map_of
@@ -82,14 +82,24 @@ class Host:
         """Of every volume with a copy in step here there is another one elsewhere."""
         state = self.ledger.state
         for row in state.volumes.values():
-            sites = [
-                {state.reals[segment.real_id].site for segment in replica.segments}
+            sites = {
+                replica.local_name: {state.reals[segment.real_id].site for segment in replica.segments}
                 for replica in row.replicas
                 if replica.state == "in_sync"
+            }
+            elsewhere = [
+                name
+                for name, lies_at in sites.items()
+                if self.name not in lies_at and not any(self._doubts(at, row.name, name) for at in lies_at)
             ]
-            if any(self.name in one for one in sites) and all(self.name in one for one in sites):
+            if not elsewhere and any(self.name in lies_at for lies_at in sites.values()):
                 return False
         return True
+
+    def _doubts(self, site: str, volume: VolumeName, copy: LocalName) -> bool:
+        """A flush of that copy failed, and the tables do not know yet."""
+        store = self.others[ManagerName(site)].store.stores.get(volume)
+        return store is not None and bool(store.record.copy(copy).doubtful)
 
     def power_cut(self) -> None:
         self.up = False
