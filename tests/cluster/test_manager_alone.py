@@ -49,7 +49,7 @@ def call(site: Site, method: str, path: str, body: Any = None, **headers: str) -
         ("POST", "/v1/volumes", BUILD | {"size_bytes": 0}, 400, "not positive"),
         ("POST", "/v1/volumes", BUILD | {"size_bytes": 513}, 400, "multiple of 512"),
         ("POST", "/v1/volumes", BUILD | {"copies": 2**70}, 400, "copies"),
-        ("POST", "/v1/volumes", BUILD | {"copies": 2}, 409, "more than one copy"),
+        ("POST", "/v1/volumes", BUILD | {"copies": 2}, 409, "no room for copy 2 of 2"),
         ("POST", "/v1/volumes", BUILD | {"name": "a b"}, 400, "name"),
         ("POST", "/v1/volumes", BUILD | {"name": "a\x00b"}, 400, "name"),
         ("POST", "/v1/volumes", BUILD | {"colour": "red"}, 400, "colour"),
