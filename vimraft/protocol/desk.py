@@ -35,6 +35,10 @@ MAX_ASKS = 65_536
 """Messages to stores without an answer; while there are as many, new client requests wait."""
 
 
+SESSION_BITS = 32
+"""So many sessions may follow one another in the life of an owner."""
+
+
 class Parked(Protocol):
     def settle(self) -> None: ...
 
@@ -113,6 +117,8 @@ class Desk:
         self._later: dict[int, tuple[int, Callable[[], None]]] = {}
         self._asks: dict[int, Ask] = {}
         self._sessions: dict[ManagerName, int] = {}
+        self._first_session = (first.epoch << SESSION_BITS) + 1
+        """Higher than all of an owner that this process was before, in an older epoch."""
         self._gate: dict[ManagerName, int] = {}
         self._installed: dict[ManagerName, int] = {}
         self._proposals: dict[int, Decided] = {}
@@ -186,7 +192,7 @@ class Desk:
     def ask(self, ask: Ask) -> None:
         self._number += 1
         ask.number = self._number
-        ask.session = self._sessions.setdefault(ask.store, 1)
+        ask.session = self._sessions.setdefault(ask.store, self._first_session)
         ask.epoch = self.map.epoch
         ask.deadline_ns = deadline_ns = self.now_ns + self.limits.store_timeout_ns
         if deadline_ns < self.soonest_ns:
@@ -208,7 +214,7 @@ class Desk:
         """What was sent there may still happen: whatever is sent from now on belongs to a newer session,
         which a store begins only when it has drained the older one. Answers of the older one still count."""
         for store in stores:
-            self._sessions[store] = self._sessions.get(store, 0) + 1
+            self._sessions[store] = self._sessions.get(store, self._first_session) + 1
 
     def boot_of(self, store: ManagerName) -> str:
         """The boot of its last answer; "" before the first."""

@@ -65,6 +65,8 @@ class Export(Process):
         self._links: dict[ManagerName, Connection | None] = {}
         """None: it is being made."""
         self._outbox: dict[ManagerName, list[Any]] = {}
+        self._open: dict[tuple[VolumeName, int], tuple[VolumeName, Owner, int, Any, str]] = {}
+        """Proposals that are not decided."""
         self._numbers = 0
 
     # --- life -----------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ class Export(Process):
         self.own = OwnLease(f"{self.me}.{self.life}", settings.lease_ms * 1_000_000)
         self.others = OthersLease(settings.lease_ms * 1_000_000)
         self.ready = not self.host.rules.reopen_on_restart
-        self.served, self._links, self._outbox = {}, {}, {}
+        self.served, self._links, self._outbox, self._open = {}, {}, {}, {}
         self.state, self._reopen_index = None, None
         self.forwards = Forwards(self)
         self.world.after(0, self.run, self.life, self._first)
@@ -83,9 +85,12 @@ class Export(Process):
         if self.state is None:
             self.take([self.host.manager.state])
         if not self.ready:
-            manager = self.host.manager
-            manager.run(manager.life, manager.reopen, self.life, self.own.incarnation)
+            self._ask_to_reopen()
         self.after(RESYNC_AGAIN_S, self._look_at_copies)
+
+    def _ask_to_reopen(self) -> None:
+        manager = self.host.manager
+        manager.run(manager.life, manager.reopen, self.life, self.own.incarnation)
 
     def ended(self) -> None:
         self.host.records.ends(lambda key: key[0] == "mark")
@@ -270,16 +275,31 @@ class Export(Process):
                 case _:
                     pass
 
+    def manager_started(self) -> None:
+        """Whatever the one before had not answered."""
+        if not self.ready:
+            self._ask_to_reopen()
+        for proposal in list(self._open.values()):
+            self._ask(*proposal)
+
     def _propose(self, name: VolumeName, owner: Owner, token: int, command: Any) -> None:
+        self._numbers += 1
+        request = f"{self.me}.export.{self.life}.{self._numbers}"
+        self._open[name, token] = (name, owner, token, command, request)
+        self._ask(name, owner, token, command, request)
+
+    def _ask(self, name: VolumeName, owner: Owner, token: int, command: Any, request: str) -> None:
         life, manager = self.life, self.host.manager
 
         def decided(outcome: Outcome) -> None:
             how = "applied" if isinstance(outcome, Applied) else "rejected"
             self.world.after(0.0005, self.run, life, self._decided, name, owner, token, how)
 
-        manager.run(manager.life, manager.propose, command, decided)
+        manager.run(manager.life, lambda: manager.propose(command, decided, name=request))
 
     def _decided(self, name: VolumeName, owner: Owner, token: int, how: Any) -> None:
+        if (name, token) in self._open and self._open[name, token][1] is owner:
+            del self._open[name, token]
         served = self.served.get(name)
         if served is not None and served.owner is owner:
             self.perform(name, owner.outcome(token, how, self.now_ns))

@@ -133,6 +133,14 @@ class Faults:
         host = self._host()
         self._kill(host.export, host.store)
 
+    def kill_manager(self) -> None:
+        self._kill(self._host().manager)
+
+    def kill_site(self) -> None:
+        """All its processes; the host goes on."""
+        host = self._host()
+        self._kill(host.manager, host.store, host.export)
+
     def _pause(self, *processes: Process) -> None:
         for process in processes:
             process.pause()

@@ -126,7 +126,12 @@ class Manager(Process):
     def started(self) -> None:
         self.rejoining = False
         self.others = OthersLease(self.host.settings.lease_ms * 1_000_000)
+        if self.life > 1:
+            self.host.ledger.set_back(self.me)
         self._follow([self.host.ledger.applied(self.me)])
+        export = self.host.export
+        if self.life > 1 and export.up:
+            export.run(export.life, export.manager_started)
         self.after(0.05 * self.host.random.random(), self._renew)
         self.after(CLAIM_S * self.host.random.random(), self._claims)
 
@@ -157,10 +162,17 @@ class Manager(Process):
 
     # --- proposing ------------------------------------------------------------------------------------
 
-    def propose(self, command: Command, decided: Callable[[Outcome], None], *, tries: int = 10_000) -> None:
+    def propose(
+        self,
+        command: Command,
+        decided: Callable[[Outcome], None],
+        *,
+        tries: int = 10_000,
+        name: str = "",
+    ) -> None:
         """Again and again under one name until it is decided, or `tries` are over."""
         self._requests += 1
-        self._propose(f"{self.me}.{self.life}.{self._requests}", command, decided, tries)
+        self._propose(name or f"{self.me}.{self.life}.{self._requests}", command, decided, tries)
 
     def _propose(self, name: str, command: Command, decided: Callable[[Outcome], None], tries: int) -> None:
         life = self.life

@@ -22,6 +22,8 @@ TIMEOUT_S: Final = 1.5
 CHECKED_EVERY: Final = 16
 """All invariants of the tables are checked after so many entries; those of a step after each."""
 FOLLOW_AGAIN_S: Final = 0.2
+MAX_SET_BACK: Final = 30
+"""Entries that a manager which starts again does not know to be committed."""
 MAX_LURKS: Final = 20
 """How often an entry of a cut-off proposer tries to get in later, before it is lost."""
 
@@ -140,6 +142,12 @@ class Ledger:
         """From the present tables on: `follower` is called with the tables after each further entry."""
         self._followers[manager] = follower
         self._at.setdefault(manager, 0)
+
+    def set_back(self, manager: ManagerName) -> None:
+        """It starts again: what was committed it knows again when it hears of it from the others."""
+        at = self._at.get(manager, 0)
+        self._at[manager] = max(0, at - self.random.randrange(MAX_SET_BACK))
+        self._wake(manager)
 
     def applied(self, manager: ManagerName) -> State:
         return self.states[self._at.get(manager, 0)]

@@ -18,6 +18,8 @@ FAULTS: Final = (
     "kill-export",
     "kill-store",
     "kill-both",
+    "kill-manager",
+    "kill-site",
     "pause-export",
     "pause-store",
     "pause-site",

@@ -108,7 +108,7 @@ class Simulation:
             )
 
     def _hears(self, a: str, b: str) -> bool:
-        return self.by_name[a].up and self.by_name[b].up and self.wire.hears(a, b)
+        return self.by_name[a].manager.up and self.by_name[b].manager.up and self.wire.hears(a, b)
 
     def _changed(self, before: Volume, after: Volume) -> None:
         states = ",".join(f"{r.local_name}:{r.state}{'+' if r.moving else ''}" for r in after.replicas)
