@@ -1,4 +1,4 @@
-"""An owner that was one before, in the same life of its export, is not taken for a late message of that one."""
+"""An owner that was one before, in the same life of its export, is not taken for a late message of that."""
 
 import msgspec
 
