@@ -178,6 +178,9 @@ class Clearing:
         self._locks: list[int] = []
         self._regions: tuple[int, ...] = ()
         self._failed = False
+        self.refused = False
+        """The last attempt failed: a store knows of a write that no flush has covered there."""
+        self._again_ns = 0
 
     @property
     def busy(self) -> bool:
@@ -186,6 +189,8 @@ class Clearing:
     def start(self, *, at_once: bool = False) -> None:
         desk = self._desk
         if self.busy or desk.held or not desk.ours or desk.map.epoch != desk.newest.epoch:
+            return
+        if desk.now_ns < self._again_ns:
             return
         regions: list[int] = []
         for number in desk.tracker.clearable(desk.now_ns, at_once=at_once):
@@ -221,7 +226,11 @@ class Clearing:
             return
         desk = self._desk
         desk.in_flight -= 1
-        if not self._failed:
+        self.refused = self._failed
+        if self._failed:
+            self._again_ns = desk.now_ns + desk.limits.retry_ns
+            desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event tries again
+        else:
             desk.tracker.cleared(self._regions)
         locks, self._locks = self._locks, []
         desk.room_wanted = False

@@ -469,7 +469,8 @@ class Owner:
         if self.clearing.busy or desk.held:
             return
         self.clearing.start(at_once=desk.room_wanted)
-        if not desk.room_wanted or self.clearing.busy or self.flushing.round is not None:
+        wanted = desk.room_wanted or self.clearing.refused
+        if not wanted or self.clearing.busy or self.flushing.round is not None:
             return
         if desk.now_ns >= self._room_again_ns:
             self._room_again_ns = desk.now_ns + desk.limits.retry_ns
