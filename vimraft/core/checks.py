@@ -144,7 +144,8 @@ def setting_invalid(name: str, value: int, level: int) -> Reason | None:
 
 def settings_invalid(settings: Settings) -> Reason | None:
     for name in SETTING_BOUNDS:
-        problem = setting_invalid(name, getattr(settings, name), levels.LATEST)
+        level = SETTINGS_SINCE.get(name, levels.FIRST)  # bounds alone: a default says nothing about levels
+        problem = setting_invalid(name, getattr(settings, name), level)
         if problem is not None:
             return problem
     return None
