@@ -3,6 +3,7 @@
 import pytest
 
 from tests.simulation.cluster.__main__ import main
+from tests.simulation.cluster.mutations import MUTATIONS
 from tests.simulation.cluster.simulation import run_seed
 
 
@@ -11,6 +12,24 @@ def test_no_seed_violates_anything(seed: int) -> None:
     report, _ = run_seed(seed)
     assert report.violations == ()
     assert report.acknowledged > 0
+
+
+CAUGHT = {
+    "drain_at_seal": 1,
+    "retire_before_ack": 2,
+    "lossy_mark": 2,
+    "shared_read_lock": 9,
+    "seal_before_serving": 137,
+}
+"""A seed for each of these rules; others take longer than a test may (docs/testing.md)."""
+
+
+@pytest.mark.parametrize("rule", CAUGHT)
+def test_a_rule_that_is_missing_is_noticed(rule: str) -> None:
+    without, _ = run_seed(CAUGHT[rule], rule, MUTATIONS[rule])
+    assert without.violations
+    control, _ = run_seed(CAUGHT[rule], None, MUTATIONS[rule])
+    assert control.violations == (), "and nothing else"
 
 
 def test_a_seed_is_a_run() -> None:
