@@ -14,19 +14,15 @@ from functools import partial
 
 from tests.simulation.cluster.mutations import MUTATIONS
 from tests.simulation.cluster.settings import FAULTS
-from tests.simulation.cluster.simulation import Report, run_seed
+from tests.simulation.cluster.simulation import Report, report_of, run_seed
 from tests.simulation.raft import seed_range
 
 PROGRESS_S = 5.0
 CHUNK = 8
 
 
-def one(seed: int, mutation: str | None, only: tuple[str, ...]) -> Report:
-    return run_seed(seed, mutation, only)[0]
-
-
 def reports(seeds: Iterable[int], jobs: int, mutation: str | None, only: tuple[str, ...]) -> Iterator[Report]:
-    task = partial(one, mutation=mutation, only=only)
+    task = partial(report_of, mutation=mutation, only=only)
     if jobs == 1:
         yield from map(task, seeds)
         return

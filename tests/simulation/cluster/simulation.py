@@ -243,3 +243,8 @@ class Simulation:
 def run_seed(seed: int, mutation: str | None = None, only: tuple[str, ...] = ()) -> tuple[Report, Simulation]:
     simulation = Simulation(seed, mutation, only)
     return simulation.run(), simulation
+
+
+def report_of(seed: int, mutation: str | None, only: tuple[str, ...]) -> Report:
+    """For processes of a pool, which find functions by the names of their modules."""
+    return run_seed(seed, mutation, only)[0]
