@@ -19,6 +19,7 @@ from vimraft.protocol.copying import Equalise
 from vimraft.protocol.desk import Desk, Leases, Limits, names
 from vimraft.protocol.flushing import Clearing, Flushing
 from vimraft.protocol.lease import SoleHolderRight
+from vimraft.protocol.losses import Losses
 from vimraft.protocol.maps import VolumeMap, regions_of
 from vimraft.protocol.owner_effects import (
     ClientRequest,
@@ -37,20 +38,24 @@ from vimraft.protocol.writes import End, Write
 MAX_REQUESTS = 2_048
 """Client requests under way and waiting; more are told `full`."""
 _NEVER = 1 << 62
-MAX_TOLD = 4_096
-"""Sessions remembered that were told about a loss; one forgotten is told twice, which harms nobody."""
 
 
 class _Client:
     """A request that is not answered, or whose range is still being made equal."""
 
-    __slots__ = ("deadline_ns", "lock", "op", "request")
+    __slots__ = ("deadline_ns", "has_room", "lock", "op", "request")
 
     def __init__(self, request: ClientRequest, lock: int, deadline_ns: int) -> None:
         self.request = request
         self.lock = lock
         self.deadline_ns = deadline_ns
+        self.has_room = False
+        """Its regions count as active, though nothing has been sent yet."""
         self.op: Write | Read | None = None
+
+    @property
+    def regions(self) -> range:
+        return regions_of(self.request.first, self.request.end)
 
 
 class Owner:
@@ -83,10 +88,7 @@ class Owner:
         """Writes that wait for room for their regions, in the order in which they came."""
         self._room_again_ns = 0
         """Not before this is flushed again for the sake of room: many flushes may follow that make none."""
-        self._lossy_epoch = first.lossy_epoch
-        self._lost_epoch = 0
-        """Sessions that began before this epoch must be told of a flush that failed at the last copy."""
-        self._told: dict[str, int] = {}
+        self.losses = Losses(first.lossy_epoch)
         self._followers: list[Callable[[], None]] = []
 
     # --- events ---------------------------------------------------------------------------------------
@@ -178,11 +180,7 @@ class Owner:
         if request.kind == "flush":
             self._when_serving(lambda: self._flush(client))
             return
-        self._locks[client.lock] = client
-        exclusive = request.kind != "read"
-        length = request.end - request.first
-        if desk.ranges.acquire(client.lock, request.first, length, exclusive=exclusive):
-            self._when_serving(lambda: self._start(client))
+        self._when_serving(lambda: self._enter(client))
 
     def _when_serving(self, call: Callable[[], None]) -> None:
         if self.serving:
@@ -190,12 +188,43 @@ class Owner:
         else:
             self._before.append(call)
 
+    def _enter(self, client: _Client) -> None:
+        """Room for its regions first, then its range: whoever waits for room must not keep a region from
+        being cleared."""
+        if not self._here(client):
+            return
+        if client.request.kind == "read":
+            self._lock(client)
+        elif self._for_room or not self.desk.room_for(client.regions):
+            self._for_room[client.request.id] = client
+        else:
+            self._take_room(client)
+
+    def _take_room(self, client: _Client) -> None:
+        self.desk.tracker.begin(client.regions, self.desk.now_ns)
+        client.has_room = True
+        self._lock(client)
+
+    def _lock(self, client: _Client) -> None:
+        request, ranges = client.request, self.desk.ranges
+        if ranges.full:
+            self._forget(client)
+            self._reply(request, "full")
+            return
+        self._locks[client.lock] = client
+        length = request.end - request.first
+        if ranges.acquire(client.lock, request.first, length, exclusive=request.kind != "read"):
+            self._start(client)
+
+    def _here(self, client: _Client) -> bool:
+        """Nobody has answered it."""
+        return self._clients.get(client.request.id) is client
+
     def _granted(self, locks: list[int]) -> None:
         for lock in locks:
             waiting = self._locks.get(lock)
             if isinstance(waiting, _Client):
-                client = waiting
-                self._when_serving(lambda client=client: self._start(client))  # type: ignore[misc]
+                self._start(waiting)
             elif waiting is not None:
                 waiting()
 
@@ -215,21 +244,16 @@ class Owner:
 
     def _start(self, client: _Client) -> None:
         request, desk = client.request, self.desk
-        if request.id not in self._clients or client.op is not None:
+        if not self._here(client):
             return
         if desk.held:
             desk.waiting.append(lambda: self._start(client))
             return
-        regions = regions_of(request.first, request.end)
         if request.kind == "read":
             client.op = Read(
                 desk, self.balance, request.first, request.end, lambda data: self._read_ended(client, data)
             )
-        elif self._for_room or not desk.room_for(regions):
-            self._for_room.setdefault(request.id, client)
-            return
         else:
-            desk.tracker.begin(regions, desk.now_ns)
             client.op = Write(
                 desk,
                 _write_kind(request),
@@ -258,7 +282,7 @@ class Owner:
         request, desk = client.request, self.desk
         assert isinstance(client.op, Write), "only writes end here"
         if how == "done":
-            desk.tracker.end(regions_of(request.first, request.end))
+            desk.tracker.end(client.regions)
             self._acknowledge(client)
             self.unlock(client.lock)
             return
@@ -274,40 +298,34 @@ class Owner:
 
     def _repaired(self, client: _Client) -> None:
         """All copies are equal where a write ended with EIO: others may go there again."""
-        self.desk.tracker.end(regions_of(client.request.first, client.request.end))
+        self.desk.tracker.end(client.regions)
         self.unlock(client.lock)
 
     def _flush(self, client: _Client) -> None:
-        if client.request.id not in self._clients:
+        if not self._here(client):
             return
-        if self._owes(client.request):
+        if self.losses.owed_to(client.request):
             self._flush_ended(client, "done")
         else:
             self.flushing.flush(lambda how: self._flush_ended(client, how))
-
-    def _owes(self, request: ClientRequest) -> bool:
-        owed = self.owed
-        return request.since_epoch < owed and self._told.get(request.session, 0) < owed
 
     def _flush_ended(self, client: _Client, how: End) -> None:
         """What was lost while it was under way it tells, too."""
         if how == "failed":
             self.lost_unflushed()
-        if client.request.id not in self._clients:
+        if not self._here(client):
             return
-        owes = how == "failed" or self._owes(client.request)
+        owes = how == "failed" or self.losses.owed_to(client.request)
         if owes:
-            self._tell(client.request.session, self.owed)
+            self.losses.tell(client.request.session)
         self._forget(client)
         self._reply(client.request, "failed" if owes else "done")
 
-    def _tell(self, session: str, owed: int) -> None:
-        self._told[session] = owed
-        if len(self._told) > MAX_TOLD:
-            del self._told[next(iter(self._told))]
-
     def _forget(self, client: _Client) -> None:
+        """It needs nothing any more; of a write nothing was sent."""
         self._clients.pop(client.request.id, None)
+        if client.has_room:
+            self.desk.tracker.give_back(client.regions)
         if client.request.kind != "flush":
             self.unlock(client.lock)
 
@@ -376,13 +394,8 @@ class Owner:
             self.desk.when_free(call)
 
     def lost_unflushed(self) -> None:
-        """A flush failed at the last copy: every session that there is must hear of it once."""
-        self._lost_epoch = self.desk.newest.epoch + 1
-
-    @property
-    def owed(self) -> int:
-        """Sessions that began before this epoch are told of a loss by their next flush; 0: of none."""
-        return max(self._lossy_epoch, self._lost_epoch)
+        """A flush failed at the last copy."""
+        self.losses.lost(self.desk.newest.epoch)
 
     @property
     def busy(self) -> bool:
@@ -403,7 +416,7 @@ class Owner:
         stores = {store for copy in desk.map.in_sync for store in copy.stores}
         if desk.map.lossy_epoch > before.lossy_epoch or not desk.tracker.changed_boots & stores:
             desk.tracker.rebase()
-        self._lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_mark else 0
+        self.losses.lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_mark else 0
         copies = names(desk.map.copies)
         self.balance.forget(copies)
         for name in desk.missing.keys() - names(desk.map.syncing):
@@ -444,6 +457,8 @@ class Owner:
         desk = self.desk
         if "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
             self._install()
+        if self._for_room and desk.ours and not desk.held:
+            self._use_room()
         for look in self._followers[:]:
             look()
         if desk.ours and (desk.room_wanted or desk.tracker.ripe(desk.now_ns)):
@@ -454,15 +469,12 @@ class Owner:
 
     def _use_room(self) -> None:
         while self._for_room:
-            request_id, client = next(iter(self._for_room.items()))
-            waits = request_id in self._clients and client.op is None
-            request = client.request
-            if waits and not self.desk.room_for(regions_of(request.first, request.end)):
+            client = next(iter(self._for_room.values()))
+            if self._here(client) and not self.desk.room_for(client.regions):
                 return
-            waiting, self._for_room = self._for_room, {}
-            del waiting[request_id]
-            self._start(client)
-            self._for_room = waiting | self._for_room
+            del self._for_room[client.request.id]
+            if self._here(client):
+                self._take_room(client)
 
     def _clear(self) -> None:
         desk = self.desk

@@ -72,6 +72,14 @@ class Tracker:
             region.sequence = self._sequence
             region.boots = self._boots
 
+    def give_back(self, regions: Iterable[int]) -> None:
+        """Nothing was sent after `begin`."""
+        for number in regions:
+            region = self._regions[number]
+            region.in_flight -= 1
+            if not region.in_flight and not region.sequence:
+                del self._regions[number]
+
     def room_for(self, regions: Iterable[int], limit: int) -> bool:
         """Whether these may become active as well, if stores have room for `limit`."""
         return len(self._regions) + sum(number not in self._regions for number in regions) <= limit
@@ -129,6 +137,9 @@ class Tracker:
         return found
 
     def cleared(self, regions: Iterable[int]) -> None:
-        """All in-sync stores have confirmed it, and nothing was written there meanwhile."""
+        """All in-sync stores have confirmed it, and nothing was written there meanwhile; where a write waits
+        for its range, the region is about to become active again."""
         for number in regions:
-            self._regions.pop(number, None)
+            region = self._regions.get(number)
+            if region is not None and not region.in_flight:
+                del self._regions[number]

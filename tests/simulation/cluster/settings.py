@@ -99,7 +99,7 @@ def choose(rng: random.Random, only: tuple[str, ...] = ()) -> Settings:
         io_s=rng.choice((0.0002, 0.002, 0.01)),
         record_s=rng.choice((0.0002, 0.002, 0.02)),
         drift=rng.choice((0.0, 0.05, 0.11)),
-        max_active=rng.choice((6, 8, 4096)),
+        max_active=rng.choice((3, 6, 4096)),
     )
 
 

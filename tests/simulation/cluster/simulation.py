@@ -164,16 +164,24 @@ class Simulation:
         self._settle()
 
     def _settle(self) -> None:
-        """Until all is quiet; then every sector is read once more."""
+        """Until all is quiet; then every sector is written and read once more."""
         deadline = self.world.now + SETTLE_S
         while self.world.now < deadline and not self._quiet():
             for command in self._resume():
                 self.hosts[0].manager.propose(command, lambda _outcome: None)
             self.world.run_until(self.world.now + LOOK_S)
         self.unsettled = "" if self._quiet() else self._why()
+        self.quiet_from = len(self.record.operations)
+        for client in self.clients:
+            for sector in sorted(set(client.writes)):
+                client.begin("write", sector)
+        self._wait_answered()
         for client in self.clients:
             for sector in sorted(set(client.reads)):
                 client.begin("read", sector)
+        self._wait_answered()
+
+    def _wait_answered(self) -> None:
         deadline = self.world.now + 2 * self.settings.io_timeout_s + 1
         while self.world.now < deadline and any(client.open for client in self.clients):
             self.world.run_until(self.world.now + LOOK_S)
@@ -210,6 +218,10 @@ class Simulation:
             yield Violation("progress", f"{SETTLE_S:.0f} s after the last fault: {self.unsettled}")
         else:
             yield from self._differences()
+            for operation in self.record.operations[self.quiet_from :]:
+                if operation.how in ("failed", "gone"):
+                    text = f"{operation.kind} #{operation.number} {operation.how}, when all was well"
+                    yield Violation("progress", text)
         for operation in self.record.operations:
             if operation.how == "open":
                 yield Violation("progress", f"{operation.kind} #{operation.number} never ended")

@@ -178,7 +178,7 @@ class OwnedVolume:
     @property
     def owed(self) -> int:
         """Epoch of the last loss that sessions which began before it are told; 0: none."""
-        return 0 if self._side is None else self._side.owner.owed
+        return 0 if self._side is None else self._side.owner.losses.epoch
 
     def status(self) -> feed.CopiesStatus | None:
         return None if self._upkeep is None else self._upkeep.status()
