@@ -66,9 +66,13 @@ class Resync:
         self._promotion: int | None = None
         self._proposed_epoch = 0
         self._running: dict[int, int] = {}
+        self._queue: list[int] = []
+        """Regions to copy; the next one is the last."""
         self._paced_ns = 0
         self._pace_timer: int | None = None
         self._failures = 0
+        self._no_room = False
+        """A store of the copy had no room for a region: which are active there is to be asked again."""
         self._total = 0
         self._copied_bytes = 0
 
@@ -121,7 +125,10 @@ class Resync:
                 self._boots[ask.store] = answer.boot
         if self._asking or self.phase in ("over", "failed"):
             return
-        if self._refused:
+        if self.phase == "copying":
+            self._no_room = self._refused
+            self._go_on()
+        elif self._refused:
             self._fail()
         elif ask.kind == "seal":
             self._sealed()
@@ -219,22 +226,41 @@ class Resync:
 
     def _go_on(self) -> None:
         desk, copy = self._desk, self._copy
-        if copy is None or copy.paused or desk.held:
+        if copy is None or copy.paused or desk.held or self._asking:
+            return
+        if self._no_room:
+            self._look_for_room(copy)
             return
         missing = desk.missing.get(self.name, set())
-        for region in self._next(missing):
-            if len(self._running) >= MAX_PARALLEL or not desk.room_for(range(region, region + 1)):
+        while len(self._running) < MAX_PARALLEL:
+            region = self._next(missing)
+            if region is None or not desk.room_for(range(region, region + 1)) or not self._paced():
                 break
-            if not self._paced():
+            self._queue.pop()
+            if not self._copy_region(region):
                 break
-            self._copy_region(region)
         if not missing and not self._running and self.phase == "copying":
             self._stop_the_world()
 
-    def _next(self, missing: set[int]) -> list[int]:
-        """Those that are active at its stores first: they need no room, and leave some when flushed."""
-        left = missing - self._running.keys()
-        return [*sorted(left & self._own_active), *sorted(left - self._own_active)][:MAX_PARALLEL]
+    def _look_for_room(self, copy: Copy) -> None:
+        """Regions that are active there need no room, and leave some when they are copied and flushed; they
+        may be others than at the beginning."""
+        if not self._running and self._paced():
+            self._own_active.clear()
+            self._queue.clear()
+            self._ask_all("seal", copy)
+
+    def _next(self, missing: set[int]) -> int | None:
+        """Those that are active at its stores first: they need no room, and leave some when flushed. What
+        failed comes again when all others had their turn."""
+        queue = self._queue
+        while queue and (queue[-1] not in missing or queue[-1] in self._running):
+            queue.pop()
+        if not queue:
+            left = missing - self._running.keys()
+            own = left & self._own_active
+            queue += sorted(left - own, reverse=True) + sorted(own, reverse=True)
+        return queue[-1] if queue else None
 
     def _paced(self) -> bool:
         """Whether one more region may begin now; otherwise it asks to be called when it may."""
@@ -253,7 +279,8 @@ class Resync:
         if self.phase == "copying":
             self._go_on()
 
-    def _copy_region(self, region: int) -> None:
+    def _copy_region(self, region: int) -> bool:
+        """False: there is no room for one more range lock; later."""
         desk = self._desk
         first = region * REGION_BYTES
         end = min(first + REGION_BYTES, desk.map.size_bytes)
@@ -272,10 +299,12 @@ class Resync:
         if lock is None:
             self._running.pop(region, None)
             desk.later(desk.limits.retry_ns, self._pace)
-        elif region in self._running:
+            return False
+        if region in self._running:
             self._running[region] = lock
         else:
             self._owner.unlock(lock)  # it ended at once
+        return True
 
     def _region_ended(self, region: int, length: int, how: End) -> None:
         desk = self._desk
@@ -286,7 +315,9 @@ class Resync:
             self._own_active.add(region)
             self._copied_bytes += length
             desk.missing.get(self.name, set()).discard(region)
-        elif not desk.room_wanted:
+        elif desk.room_wanted:
+            self._no_room = True
+        else:
             self._failures += 1
         if lock:
             self._owner.unlock(lock)
@@ -295,7 +326,7 @@ class Resync:
         if self._failures >= MAX_FAILURES:
             self._fail()
         elif how == "failed":
-            desk.later(desk.limits.retry_ns, self._pace)
+            self._paced_ns = max(self._paced_ns, desk.now_ns + desk.limits.retry_ns)
 
     # --- promoting ------------------------------------------------------------------------------------
 

@@ -206,6 +206,9 @@ class Simulation:
             for replica in row.replicas:
                 if replica.state != "in_sync" or replica.moving:
                     return f"copy {replica.local_name} of {row.name} is {replica.state}"
+        for host in self.hosts:
+            if not host.export.ready:
+                return f"the export of {host.name} takes no requests"
         waiting = [one for client in self.clients for one in client.open.values()]
         return f"{waiting[0].kind} #{waiting[0].number} is not answered" if waiting else ""
 

@@ -7,6 +7,7 @@ from tests.unit.protocol.owner_world import OSLO, PARIS, ROME, SIZE, A, B, C, S,
 from vimraft.core.commands import BeginResync, MoveSegments, Promote, Retire
 from vimraft.protocol.desk import Limits
 from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
+from vimraft.protocol.owner_effects import StoreRequest
 from vimraft.protocol.resync import Resync
 from vimraft.protocol.rules import Rules
 
@@ -242,3 +243,31 @@ def test_clearing_a_region_that_a_resync_waits_for_is_no_harm() -> None:
     world.renew()
     world.read()
     assert all(region.in_flight == 0 for region in world.owner.desk.tracker._regions.values())
+
+
+def test_a_store_without_room_gets_first_what_is_active_there_by_now() -> None:
+    """That may be something else than at the beginning: clients have written meanwhile."""
+    world, resync = begin(away())
+    world.stores[PARIS].missed = tuple(range(8))
+    world.run(resync.start(world.now))
+    syncing = after(world.owner.desk.newest, B="syncing")
+    rome = world.stores[ROME]
+    rome.active = (6, 7)
+
+    def how(request: StoreRequest) -> str:
+        region = request.first // REGION_BYTES
+        if request.kind == "clear":
+            rome.active = tuple(one for one in rome.active if one not in request.regions)
+        if request.kind != "write" or region in rome.active:
+            return "done"
+        if len(rome.active) >= 2:
+            return "full"
+        rome.active += (region,)
+        return "done"
+
+    rome.how = how
+    world.apply(syncing)
+    world.wait(20)
+    assert resync.phase == "promoting"
+    asked = [one.first // REGION_BYTES for one in rome.seen if one.kind == "write"]
+    assert len(asked) < 50, "it is not tried again and again"
