@@ -12,7 +12,7 @@ import getpass
 import uuid
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 import httpx
 import msgspec
@@ -22,7 +22,7 @@ from vimraft.api.advice import from_status
 from vimraft.api.caller_errors import ApiError, BadReply, NoAnswer, Unreachable
 from vimraft.api.client_copies import CopiesClient
 from vimraft.api.client_moves import MovesClient
-from vimraft.api.client_moves import part as _part
+from vimraft.api.client_part import Method, T, part
 from vimraft.api.context import Context, load_context
 
 __all__ = ["ApiError", "Client", "Context", "TableName", "load_context"]
@@ -41,8 +41,6 @@ TABLE_NAMES: Final[tuple[TableName, ...]] = (
     "virtual-identifying",
     "virtual-sectors",
 )
-T = TypeVar("T")
-Method = Literal["GET", "POST", "PUT", "DELETE"]
 
 
 class _Attempts:
@@ -234,22 +232,22 @@ class Client(CopiesClient, MovesClient):
         )
 
     def volume(self, name: str) -> schema.VolumeReply:
-        return self._call("GET", f"/v1/volumes/{_part(name)}", schema.VolumeReply)
+        return self._call("GET", f"/v1/volumes/{part(name)}", schema.VolumeReply)
 
     def volume_map(self, name: str, *, at: int | None = None) -> schema.MapReply:
         """`at`: as it was after the command of that index."""
         params: dict[str, str | int] = {} if at is None else {"at": at}
-        return self._call("GET", f"/v1/volumes/{_part(name)}/map", schema.MapReply, params=params)
+        return self._call("GET", f"/v1/volumes/{part(name)}/map", schema.MapReply, params=params)
 
     def volume_uri(self, name: str, site: str | None = None) -> schema.UriReply:
         params: dict[str, str | int] = {} if site is None else {"site": site}
-        return self._call("GET", f"/v1/volumes/{_part(name)}/uri", schema.UriReply, params=params)
+        return self._call("GET", f"/v1/volumes/{part(name)}/uri", schema.UriReply, params=params)
 
     def members(self) -> schema.MembersReply:
         return self._call("GET", "/v1/members", schema.MembersReply)
 
     def job(self, job_id: str) -> schema.JobReply:
-        return self._call("GET", f"/v1/jobs/{_part(job_id)}", schema.JobReply)
+        return self._call("GET", f"/v1/jobs/{part(job_id)}", schema.JobReply)
 
     def events(self, *, after: int = -1, limit: int = 100) -> schema.EventsReply:
         """Events above id `after`, oldest first; -1: the newest `limit`."""
@@ -275,13 +273,13 @@ class Client(CopiesClient, MovesClient):
 
     def grow_volume(self, name: str, size_bytes: int) -> schema.VolumeReply:
         body = schema.GrowRequest(size_bytes=size_bytes)
-        return self._call("POST", f"/v1/volumes/{_part(name)}/grow", schema.VolumeReply, body=body)
+        return self._call("POST", f"/v1/volumes/{part(name)}/grow", schema.VolumeReply, body=body)
 
     def set_storage(self, request: schema.StorageRequest) -> schema.DoneReply:
         return self._call("PUT", "/v1/storages", schema.DoneReply, body=request)
 
     def remove_storage(self, address: str) -> schema.DoneReply:
-        return self._call("DELETE", f"/v1/storages/{_part(address)}", schema.DoneReply)
+        return self._call("DELETE", f"/v1/storages/{part(address)}", schema.DoneReply)
 
     def add_real(self, request: schema.AddRealRequest) -> schema.JobReply:
         """Starts a job. Not deduplicated by its id, so a lost answer is not asked for again."""
@@ -289,18 +287,18 @@ class Client(CopiesClient, MovesClient):
 
     def set_real(self, storage: str, lun: int, state: Literal["active", "excluded"]) -> schema.DoneReply:
         body = schema.SetRealRequest(state=state)
-        return self._call("PUT", f"/v1/reals/{_part(storage)}/{lun}", schema.DoneReply, body=body)
+        return self._call("PUT", f"/v1/reals/{part(storage)}/{lun}", schema.DoneReply, body=body)
 
     def remove_real(self, storage: str, lun: int) -> schema.DoneReply:
-        return self._call("DELETE", f"/v1/reals/{_part(storage)}/{lun}", schema.DoneReply)
+        return self._call("DELETE", f"/v1/reals/{part(storage)}/{lun}", schema.DoneReply)
 
     def set_priority(self, site: str, priority: tuple[str, ...]) -> schema.DoneReply:
         body = schema.PriorityRequest(priority=priority)
-        return self._call("PUT", f"/v1/sites/{_part(site)}/priority", schema.DoneReply, body=body)
+        return self._call("PUT", f"/v1/sites/{part(site)}/priority", schema.DoneReply, body=body)
 
     def set_setting(self, name: str, value: int) -> schema.DoneReply:
         body = schema.SettingRequest(value=value)
-        return self._call("PUT", f"/v1/settings/{_part(name)}", schema.DoneReply, body=body)
+        return self._call("PUT", f"/v1/settings/{part(name)}", schema.DoneReply, body=body)
 
     def upgrade(self, *, plan: bool = False) -> schema_meta.UpgradeReply:
         body = schema_meta.UpgradeRequest(plan=plan)
@@ -312,11 +310,11 @@ class Client(CopiesClient, MovesClient):
 
     def promote(self, name: str) -> schema.DoneReply:
         """Idempotent."""
-        return self._call("POST", f"/v1/members/{_part(name)}/promote", schema.DoneReply)
+        return self._call("POST", f"/v1/members/{part(name)}/promote", schema.DoneReply)
 
     def remove_manager(self, name: str, *, force: bool = False) -> schema.DoneReply:
         params: dict[str, str | int] = {"force": "true"} if force else {}
-        return self._call("DELETE", f"/v1/members/{_part(name)}", schema.DoneReply, params=params)
+        return self._call("DELETE", f"/v1/members/{part(name)}", schema.DoneReply, params=params)
 
 
 def _decode(answer: httpx.Response, reply_type: type[T], url: str) -> T:

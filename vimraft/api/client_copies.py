@@ -3,29 +3,11 @@
 May live here: one method a path, as in `client`, of which this is a part.
 """
 
-from typing import Any, TypeVar
-
-import msgspec
-
 from vimraft.api import schema, schema_copies
-from vimraft.api.client_moves import part
-
-T = TypeVar("T")
+from vimraft.api.client_part import ClientPart, part
 
 
-class CopiesClient:
-    def _call(
-        self,
-        method: Any,
-        path: str,
-        reply_type: type[T],
-        *,
-        body: msgspec.Struct | None = None,
-        params: dict[str, str | int] | None = None,
-        repeatable: bool = True,
-    ) -> T:
-        raise NotImplementedError
-
+class CopiesClient(ClientPart):
     def add_copy(self, name: str, request: schema_copies.AddCopyRequest) -> schema.VolumeReply:
         return self._call("POST", f"/v1/volumes/{part(name)}/copies", schema.VolumeReply, body=request)
 

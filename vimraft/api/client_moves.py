@@ -3,35 +3,11 @@
 May live here: one method a path, as in `client`, of which this is a part.
 """
 
-from typing import Any, TypeVar
-from urllib.parse import quote
-
-import msgspec
-
 from vimraft.api import schema, schema_moves
-
-T = TypeVar("T")
-
-
-def part(name: str) -> str:
-    """One path segment. An empty or dotted name would address another path: such names exist nowhere."""
-    quoted = quote(name, safe="")
-    return quoted.replace(".", "%2E") if set(name) <= {"."} and name else quoted or "%20"
+from vimraft.api.client_part import ClientPart, part
 
 
-class MovesClient:
-    def _call(
-        self,
-        method: Any,
-        path: str,
-        reply_type: type[T],
-        *,
-        body: msgspec.Struct | None = None,
-        params: dict[str, str | int] | None = None,
-        repeatable: bool = True,
-    ) -> T:
-        raise NotImplementedError
-
+class MovesClient(ClientPart):
     def delete_volume(self, name: str, *, purge: bool = False, force: bool = False) -> schema.VolumeReply:
         """Into the trash, where there is one (`trash_id` of the reply)."""
         params: dict[str, str | int] = {}
