@@ -31,6 +31,9 @@ class Violation(Struct, frozen=True):
     text: str
     at_s: float
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text} (at {self.at_s} s)"
+
 
 class _Seen:
     """A node's log as it was after its last round."""

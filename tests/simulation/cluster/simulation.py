@@ -36,6 +36,9 @@ class Violation(Struct, frozen=True):
     kind: str
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
 
 class Report(Struct, frozen=True):
     seed: int
