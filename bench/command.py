@@ -9,20 +9,15 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
-from bench import cells_changes, cells_local, cells_remote, cells_resolve, cells_tables
+from bench import cells_changes, cells_local, cells_remote, cells_resolve, cells_tables, parts
 from bench.cell import Cell
-from bench.progress import Progress, rows_table, verdicts_table
-from bench.results import Row, Verdict
+from bench.progress import Progress
 from bench.stage import Stage
 
-DEFAULT_SECONDS = 4.0
-DEFAULT_ROUNDS = 3
 MAX_ROUNDS = 100
-WIDTH_WITHOUT_TERMINAL = 150
 
 CELLS: tuple[Cell, ...] = (
     *cells_local.CELLS,
@@ -37,17 +32,16 @@ CELLS: tuple[Cell, ...] = (
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH_WITHOUT_TERMINAL)
-    rows, verdicts, failed = _run(options, console)
-    options.json.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n", encoding="utf-8")
-    if rows:
-        console.print(rows_table(rows))
-    if verdicts:
-        console.print(verdicts_table(verdicts))
-    missed = any(verdict.met is False for verdict in verdicts)
-    return 1 if failed or (options.check and missed) else 0
+    chosen = [cell for cell in CELLS if not options.only or cell.name in options.only]
+    console = parts.console()
+    progress = Progress(console, len(chosen))
+    with progress, Stage(progress, seconds=options.seconds, rounds=options.repeat) as stage:
+        measured = parts.measure_each(
+            progress, [(cell.name, partial(cell.measure, stage)) for cell in chosen]
+        )
+    rows = [row.as_json() for row in measured.rows]
+    options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return parts.conclude(console, measured, check=options.check)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,14 +58,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seconds",
         metavar="N",
         type=_seconds,
-        default=DEFAULT_SECONDS,
+        default=parts.DEFAULT_SECONDS,
         help="of each system in each round (%(default)s)",
     )
     parser.add_argument(
         "--repeat",
         metavar="R",
         type=_rounds,
-        default=DEFAULT_ROUNDS,
+        default=parts.DEFAULT_ROUNDS,
         help="rounds (%(default)s); medians are shown",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, required=True, help="where the rows are written")
@@ -97,25 +91,3 @@ def _rounds(text: str) -> int:
     if not 1 <= value <= MAX_ROUNDS:
         raise argparse.ArgumentTypeError(f"from 1 to {MAX_ROUNDS}")
     return value
-
-
-def _run(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Verdict], bool]:
-    """A cell that fails is reported, and the next one is measured all the same."""
-    chosen = [cell for cell in CELLS if not options.only or cell.name in options.only]
-    rows: list[Row] = []
-    verdicts: list[Verdict] = []
-    failed = False
-    progress = Progress(console, len(chosen))
-    with progress, Stage(progress, seconds=options.seconds, rounds=options.repeat) as stage:
-        for cell in chosen:
-            progress.cell(cell.name)
-            try:
-                result = cell.measure(stage)
-            except Exception as error:  # noqa: BLE001 - shown, counted, and it must not cost the other cells
-                progress.failed(f"{type(error).__name__}: {error}")
-                failed = True
-                continue
-            rows += result.rows
-            verdicts += result.verdicts
-            progress.done(result.verdicts)
-    return rows, verdicts, failed
