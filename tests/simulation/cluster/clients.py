@@ -4,6 +4,7 @@ May live here: what they do, and how they come back after the end of an export. 
 volume's hot sectors; it writes to its own, or (`shared`) to any.
 """
 
+import itertools
 import random
 
 from tests.simulation.cluster.forward import Task
@@ -30,6 +31,13 @@ def hot_sectors(rng: random.Random, volume: VolumeWanted, count: int) -> list[in
         at = rng.choice((0, 1, 2, per_region - 2, per_region - 1, rng.randrange(per_region)))
         found.append(region * per_region + at)
     return sorted(set(found))
+
+
+def cold_sector(hot: list[int], number: int) -> int:
+    """Another one for each `number`."""
+    return next(
+        itertools.islice((sector for sector in itertools.count(8) if sector not in hot), number, None)
+    )
 
 
 class Client:
@@ -87,6 +95,10 @@ class Client:
         self._since = export.since_epoch(VolumeName(self.volume.name))
         self.record.session(self._session, self.volume.name, self._since)
 
+    @property
+    def attached(self) -> bool:
+        return self._life >= 0 and self._life == self._host.export.life
+
     def _export_ended(self, process: object) -> None:
         if process is not self._host.export or process.life != self._life:  # type: ignore[attr-defined]
             return
@@ -100,7 +112,7 @@ class Client:
     def _next(self) -> None:
         if self.stopping:
             return
-        if self._life < 0 or self._life != self._host.export.life:
+        if not self.attached:
             self.world.after(ATTACH_AGAIN_S, self._next)
             return
         draw = self.random.random()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from tests.simulation.cluster import losses
-from tests.simulation.cluster.clients import Client, hot_sectors
+from tests.simulation.cluster.clients import Client, cold_sector, hot_sectors
 from tests.simulation.cluster.export import Export
 from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.host import Host
@@ -104,7 +104,7 @@ class Simulation:
         for number, volume in enumerate(chosen):
             mine = users[volume.name]
             sectors = hot[volume.name]
-            own = sectors[mine.index(number) :: len(mine)] or [number]
+            own = sectors[mine.index(number) :: len(mine)] or [cold_sector(sectors, number)]
             writes = sectors if settings.shared else own
             yield Client(
                 self.world, self.record, settings, self.hosts, volume, f"c{number}", [*sectors, *own], writes
@@ -212,6 +212,9 @@ class Simulation:
         for host in self.hosts:
             if not host.export.ready:
                 return f"the export of {host.name} takes no requests"
+        for client in self.clients:
+            if not client.attached:
+                return f"client {client.name} is attached nowhere"
         waiting = [one for client in self.clients for one in client.open.values()]
         return f"{waiting[0].kind} #{waiting[0].number} is not answered" if waiting else ""
 
