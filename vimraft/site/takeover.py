@@ -25,6 +25,7 @@ from vimraft.protocol.lease import MARGIN_PART, OthersLease
 from vimraft.protocol.maps import map_of
 from vimraft.protocol.takeover import claim
 from vimraft.site.lease import boottime_ns
+from vimraft.site.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ def candidates(state: State, volume: Volume) -> list[ManagerName]:
     return sorted(some - {volume.owner}, key=lambda name: (name not in complete, name))
 
 
-class Claimer:
+class Claimer(Worker):
     """`able`: this manager's export is up and may hold a lease."""
 
     def __init__(
@@ -76,21 +77,13 @@ class Claimer:
         able: Callable[[], bool],
         clock_ns: Callable[[], int] = boottime_ns,
     ) -> None:
+        super().__init__()
         self._log = replicated_log
         self._me = me
         self._able = able
         self._clock_ns = clock_ns
         self._leases = SeenLeases(0)
         self._copied: tuple[object, list[Volume]] = (None, [])
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def look(self, state: State) -> None:
         """The tables have changed."""
