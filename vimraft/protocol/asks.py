@@ -8,11 +8,16 @@ from typing import Literal, Protocol
 from vimraft.core.ids import LocalName, ManagerName
 
 WriteKind = Literal["write", "zero", "trim"]
-AskKind = Literal["read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over"]
-How = Literal["done", "failed", "older", "busy", "full", "lost"]
+AskKind = Literal[
+    "read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over", "checksum"
+]
+READS = frozenset(("read", "checksum"))
+"""Kinds that change nothing at a backend."""
+How = Literal["done", "failed", "older", "busy", "full", "lost", "unsupported"]
 """`done`. `failed`: by the backend, or the store lives in another boot than the tables say. `older`: the
 store knows a newer epoch or session, or its tables have not caught up. `busy`: "use the other copy". `full`:
-no room for one more active region. `lost`: nobody knows."""
+no room for one more active region. `lost`: nobody knows. `unsupported`: the store's release does not know
+such a request."""
 
 
 class Asker(Protocol):

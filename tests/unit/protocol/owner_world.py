@@ -2,6 +2,7 @@
 was told to behave otherwise. Time moves only when a test says so.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,8 @@ class FakeStore:
                 data[request.first : request.end] = bytes(request.end - request.first)
             elif request.kind == "read":
                 answer.data = bytes(data[request.first : request.end])
+            elif request.kind == "checksum":
+                answer.data = hashlib.blake2b(data[request.first : request.end], digest_size=16).digest()
             elif request.kind == "seal":
                 answer.regions, answer.record = self.active, self.record
             elif request.kind == "missed":
