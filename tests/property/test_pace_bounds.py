@@ -1,5 +1,7 @@
 """Whatever clients do, copying goes on, and keeps within its bounds."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_limits_are_in_order() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(events, max_size=60), st.booleans())
-def test_the_rate_has_bounds_and_every_wait_ends(history: list[tuple], busy: bool) -> None:
+def test_the_rate_has_bounds_and_every_wait_ends(history: list[tuple[Any, ...]], busy: bool) -> None:
     pace, now_ns, running = Pace(), 100 * _S, 0
     for event in history:
         match event:
