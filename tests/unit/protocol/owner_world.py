@@ -2,7 +2,7 @@
 was told to behave otherwise. Time moves only when a test says so.
 """
 
-import hashlib
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +73,7 @@ class FakeStore:
             elif request.kind == "read":
                 answer.data = bytes(data[request.first : request.end])
             elif request.kind == "checksum":
-                answer.data = hashlib.blake2b(data[request.first : request.end], digest_size=16).digest()
+                answer.data = zlib.crc32(memoryview(data)[request.first : request.end]).to_bytes(4)
             elif request.kind == "seal":
                 answer.regions, answer.record = self.active, self.record
             elif request.kind == "missed":
