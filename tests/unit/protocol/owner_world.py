@@ -64,7 +64,9 @@ class FakeStore:
         if how == "silent":
             return None
         answer = Answer(request.number, how, self.boot)  # type: ignore[arg-type]
-        data = self.data.setdefault(request.copy, bytearray(SIZE))
+        if request.copy not in self.data:
+            self.data[request.copy] = bytearray(SIZE)
+        data = self.data[request.copy]
         if how == "done":
             if request.kind == "write":
                 data[request.first : request.end] = request.data
