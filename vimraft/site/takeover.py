@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import structlog
 
-from vimraft.core.change import holders
-from vimraft.core.commands import LeaseStamp, Rejected, TakeOver
+from vimraft.core.change import holders, stamp_of
+from vimraft.core.commands import Rejected, TakeOver
 from vimraft.core.copies import in_sync, is_copied
 from vimraft.core.ids import ManagerName
 from vimraft.core.tables import State, Volume
@@ -47,9 +47,7 @@ class SeenLeases(OthersLease):
     def follow(self, state: State, now_ns: int) -> None:
         self.lasts(state.settings.lease_ms)
         for manager in state.managers:
-            row = state.leases.get(manager)
-            stamp = LeaseStamp(row.incarnation, row.counter) if row is not None else None
-            self.applied(manager, stamp, now_ns)
+            self.applied(manager, stamp_of(state, manager), now_ns)
         for manager in [name for name in self._seen if name not in state.managers]:
             self.forget(manager)
 
