@@ -14,7 +14,7 @@ from vimraft.data.copies.leases import LeaseBook
 from vimraft.data.copies.links import PeerStores
 from vimraft.data.copies.marks import Marks
 from vimraft.data.copies.workers import Crew, Timers
-from vimraft.data.feed import Decided, FromPlane, MoveDone, Proposal
+from vimraft.data.feed import Decided, FromPlane, MoveDone, Proposal, VerifyTold
 from vimraft.protocol.messages import NewerEpoch, Session, StoreAnswer
 from vimraft.protocol.owner_effects import Command, Decision, StoreRequest
 
@@ -53,7 +53,7 @@ class Shell:
         directory: Path,
         *,
         address_of: Callable[[ManagerName], tuple[str, int]],
-        tell: Callable[[Proposal | MoveDone], None],
+        tell: Callable[[Proposal | MoveDone | VerifyTold], None],
         log: Log,
     ) -> None:
         self.me = me
