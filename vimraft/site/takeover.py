@@ -21,7 +21,7 @@ from vimraft.core.copies import in_sync, is_copied
 from vimraft.core.ids import ManagerName
 from vimraft.core.tables import State, Volume
 from vimraft.metadata.port import Log, LogError
-from vimraft.protocol.lease import MARGIN_PART, OthersLease
+from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import map_of
 from vimraft.protocol.takeover import claim
 from vimraft.site.lease import boottime_ns
@@ -38,14 +38,8 @@ MS = 1_000_000
 
 
 class SeenLeases(OthersLease):
-    """`lasts` follows the cluster's setting, never shorter than before: a longer lease may be running."""
-
-    def lasts(self, lease_ms: int) -> None:
-        lease_ns = lease_ms * MS
-        self._lasts_ns = max(self._lasts_ns, lease_ns + -(-lease_ns // MARGIN_PART))
-
     def follow(self, state: State, now_ns: int) -> None:
-        self.lasts(state.settings.lease_ms)
+        self.lasts(state.settings.lease_ms * MS)
         for manager in state.managers:
             self.applied(manager, stamp_of(state, manager), now_ns)
         for manager in [name for name in self._seen if name not in state.managers]:
