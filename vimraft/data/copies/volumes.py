@@ -177,7 +177,8 @@ class OwnedVolume:
 
     def verify(self, wanted: feed.VerifyCopies) -> None:
         if self._upkeep is None:
-            self._shell.tell(feed.VerifyTold(wanted.id, "moved", wanted.tally, "its owner does not serve yet"))
+            text = "its owner does not serve yet"
+            self._shell.tell(feed.VerifyTold(wanted.id, "moved", wanted.tally, text))
         else:
             self._upkeep.verifying.asked(wanted)
 
