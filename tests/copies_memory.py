@@ -2,6 +2,7 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Callable
 
 from vimraft.core.ids import LocalName, ManagerName, VolumeName
@@ -92,6 +93,8 @@ class MemoryStore:
         data, found = self.data[io.copy], b""
         if io.kind == "read":
             found = bytes(data[io.first : io.end])
+        elif io.kind == "checksum":
+            found = zlib.crc32(memoryview(data)[io.first : io.end]).to_bytes(4)
         else:
             data[io.first : io.end] = io.data if io.kind == "write" else bytes(io.end - io.first)
         return self._store.backend_done(io.token, "ok", found, now_ns())
