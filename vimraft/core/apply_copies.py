@@ -37,9 +37,18 @@ from vimraft.core.copies import (
     release,
     sites_of,
 )
+from vimraft.core.ids import LocalName
 from vimraft.core.reasons import CopyState, Invalid, LastCopy, NotFound, Reason, Unsupported
 from vimraft.core.space import Wanted, lay, place_copies, too_scattered, with_free
 from vimraft.core.tables import Replica, State, Volume
+
+
+def _with_copy(volume: Volume | Reason, name: LocalName) -> tuple[Volume, Replica] | Reason:
+    """If both are there."""
+    if not isinstance(volume, Volume):
+        return volume
+    replica = find_replica(volume, name)
+    return replica if isinstance(replica, NotFound) else (volume, replica)
 
 
 def _retired(volume: Volume, command: Retire) -> list[Replica] | Reason:
@@ -77,12 +86,10 @@ def retire(state: State, command: Retire) -> Change | Reason:
 
 
 def begin_resync(state: State, command: BeginResync) -> Change | Reason:
-    volume = present(state, command.volume, command.epoch, command.owner)
-    if not isinstance(volume, Volume):
-        return volume
-    replica = find_replica(volume, command.replica)
-    if isinstance(replica, NotFound):
-        return replica
+    found = _with_copy(present(state, command.volume, command.epoch, command.owner), command.replica)
+    if not isinstance(found, tuple):
+        return found
+    volume, replica = found
     problem = record_invalid(command.record)
     if problem is not None:
         return problem
@@ -97,12 +104,10 @@ def begin_resync(state: State, command: BeginResync) -> Change | Reason:
 
 
 def promote(state: State, command: Promote) -> Change | Reason:
-    volume = present(state, command.volume, command.epoch, command.owner)
-    if not isinstance(volume, Volume):
-        return volume
-    replica = find_replica(volume, command.replica)
-    if isinstance(replica, NotFound):
-        return replica
+    found = _with_copy(present(state, command.volume, command.epoch, command.owner), command.replica)
+    if not isinstance(found, tuple):
+        return found
+    volume, replica = found
     if replica_states.after("promote", replica.state) is None:
         return refused(volume, replica)
     problem = boot_problem(state, replica.segments, command.boots)
@@ -166,12 +171,10 @@ def add_copy(state: State, command: AddCopy) -> Change | Reason:
 
 
 def remove_copy(state: State, command: RemoveCopy) -> Change | Reason:
-    volume = find_volume(state, command.name)
-    if isinstance(volume, NotFound):
-        return volume
-    replica = find_replica(volume, command.replica)
-    if isinstance(replica, NotFound):
-        return replica
+    found = _with_copy(find_volume(state, command.name), command.replica)
+    if not isinstance(found, tuple):
+        return found
+    volume, replica = found
     if in_sync(volume) == [replica]:
         return LastCopy((volume.name,))
     stay = tuple([r for r in volume.replicas if r is not replica])
@@ -195,12 +198,10 @@ def remove_copy(state: State, command: RemoveCopy) -> Change | Reason:
 
 
 def pause_copy(state: State, command: PauseCopy) -> Change | Reason:
-    volume = find_volume(state, command.name)
-    if isinstance(volume, NotFound):
-        return volume
-    replica = find_replica(volume, command.replica)
-    if isinstance(replica, NotFound):
-        return replica
+    found = _with_copy(find_volume(state, command.name), command.replica)
+    if not isinstance(found, tuple):
+        return found
+    volume, replica = found
     if replica.paused == command.paused:
         return Change(state, volume=volume)
     if replica.state not in ("stale", "syncing"):

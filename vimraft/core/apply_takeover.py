@@ -36,38 +36,39 @@ from vimraft.core.reasons import Invalid, LastCopy, Reason, Renewed, SoleHolder
 from vimraft.core.tables import Replica, State, Volume
 
 
-def _new_owner_invalid(state: State, volume: Volume, new_owner: ManagerName) -> Reason | None:
-    if new_owner == volume.owner:
-        return Invalid("new owner", checks.shown(new_owner), "is the owner already")
-    return checks.manager_missing(state, new_owner)
-
-
-def take_over(state: State, command: TakeOver) -> Change | Reason:
+def _for_another(state: State, command: TakeOver | MoveOwner) -> Volume | Reason:
+    """The volume, if the new owner may have it."""
     volume = present(state, command.volume, command.epoch, command.owner)
     if not isinstance(volume, Volume):
         return volume
-    problem = _new_owner_invalid(state, volume, command.new_owner)
-    if problem is not None:
-        return problem
+    if command.new_owner == volume.owner:
+        return Invalid("new owner", checks.shown(command.new_owner), "is the owner already")
+    return checks.manager_missing(state, command.new_owner) or volume
+
+
+def _given(state: State, volume: Volume, new_owner: ManagerName, what: str) -> Change:
+    after = replace(volume, epoch=volume.epoch + 1, owner=new_owner)
+    return Change(put(state, after), what, volume.name, volume=after)
+
+
+def take_over(state: State, command: TakeOver) -> Change | Reason:
+    volume = _for_another(state, command)
+    if not isinstance(volume, Volume):
+        return volume
     if sole_holder(state, volume):
         return SoleHolder(volume.name, volume.owner)
     stamp = stamp_of(state, volume.owner)
     if stamp != command.stamp:
         now = stamp or LeaseStamp("", 0)
         return Renewed(volume.owner, now.incarnation, now.counter)
-    after = replace(volume, epoch=volume.epoch + 1, owner=command.new_owner)
-    return Change(put(state, after), "taken-over", volume.name, volume=after)
+    return _given(state, volume, command.new_owner, "taken-over")
 
 
 def move_owner(state: State, command: MoveOwner) -> Change | Reason:
-    volume = present(state, command.volume, command.epoch, command.owner)
+    volume = _for_another(state, command)
     if not isinstance(volume, Volume):
         return volume
-    problem = _new_owner_invalid(state, volume, command.new_owner)
-    if problem is not None:
-        return problem
-    after = replace(volume, epoch=volume.epoch + 1, owner=command.new_owner)
-    return Change(put(state, after), "owner-moved", volume.name, volume=after)
+    return _given(state, volume, command.new_owner, "owner-moved")
 
 
 # All volumes of a manager
