@@ -19,6 +19,7 @@ import msgspec
 
 from vimraft.api import schema, schema_meta
 from vimraft.api.advice import from_status
+from vimraft.api.authorities import accepted
 from vimraft.api.caller_errors import ApiError, BadReply, NoAnswer, Unreachable
 from vimraft.api.client_copies import CopiesClient
 from vimraft.api.client_moves import MovesClient
@@ -77,6 +78,7 @@ class Client(CopiesClient, MovesClient):
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
             trust_env=False,
+            verify=accepted(urls),
             headers=headers,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from vimraft.api.authorities import accepted
 from vimraft.api.errors import ManagerUnreachable, PassedOn
 from vimraft.api.schema import ErrorReply
 from vimraft.core.tables import Manager
@@ -35,7 +36,8 @@ async def ask(
     }
     timeout_s = READ_TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
     try:
-        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+        verify = accepted((manager.api_url,))
+        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False, verify=verify) as client:
             reply = await client.request(
                 method,
                 f"{manager.api_url}{path}",
