@@ -170,9 +170,10 @@ class Clearing:
     the bit again before it is cleared. Nobody waits for it, so that its failure costs nothing: the region
     stays active, and is offered again."""
 
-    def __init__(self, desk: Desk, released: Callable[[list[int]], None]) -> None:
+    def __init__(self, desk: Desk, flushing: Flushing, released: Callable[[list[int]], None]) -> None:
         """`released` is told whose ranges are granted now."""
         self._desk = desk
+        self._flushing = flushing
         self._released = released
         self._under_way = 0
         self._locks: list[int] = []
@@ -181,14 +182,30 @@ class Clearing:
         self.refused = False
         """The last attempt failed: a store knows of a write that no flush has covered there."""
         self._again_ns = 0
+        self._room_again_ns = 0
+        """Not before this is flushed again for the sake of room: many flushes may follow that make none."""
 
     @property
     def busy(self) -> bool:
         return self._under_way > 0
 
-    def start(self, *, at_once: bool = False) -> None:
+    def look(self) -> None:
+        """Regions are ripe, or room is wanted."""
         desk = self._desk
-        if self.busy or desk.held or not desk.ours or desk.map.epoch != desk.newest.epoch:
+        if self.busy or desk.held:
+            return
+        self._start(at_once=desk.room_wanted)
+        wanted = desk.room_wanted or self.refused
+        if not wanted or self.busy or self._flushing.round is not None:
+            return
+        if desk.now_ns >= self._room_again_ns:
+            self._room_again_ns = desk.now_ns + desk.limits.retry_ns
+            desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
+            self._flushing.flush(lambda _how: None)
+
+    def _start(self, *, at_once: bool) -> None:
+        desk = self._desk
+        if not desk.ours or desk.map.epoch != desk.newest.epoch:
             return
         if desk.now_ns < self._again_ns:
             return

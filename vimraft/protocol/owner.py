@@ -78,7 +78,7 @@ class Owner:
         """What clients asked for before it serves (bounded by MAX_REQUESTS)."""
         self.balance = Balance(me, preference)
         self.flushing = Flushing(self.desk)
-        self.clearing = Clearing(self.desk, self._granted)
+        self.clearing = Clearing(self.desk, self.flushing, self._granted)
         self._clients: dict[int, _Client] = {}
         self._locks: dict[int, _Client | Callable[[], None]] = {}
         self._holds: set[str] = set()
@@ -86,8 +86,6 @@ class Owner:
         self._timer_ns: int | None = None
         self._for_room: dict[int, _Client] = {}
         """Writes that wait for room for their regions, in the order in which they came."""
-        self._room_again_ns = 0
-        """Not before this is flushed again for the sake of room: many flushes may follow that make none."""
         self.losses = Losses(first.lossy_epoch)
         self._followers: list[Callable[[], None]] = []
 
@@ -462,7 +460,7 @@ class Owner:
         for look in self._followers[:]:
             look()
         if desk.ours and (desk.room_wanted or desk.tracker.ripe(desk.now_ns)):
-            self._clear()
+            self.clearing.look()
         self._set_timer()
         effects, desk.effects = desk.effects, []
         return effects
@@ -475,19 +473,6 @@ class Owner:
             del self._for_room[client.request.id]
             if self._here(client):
                 self._take_room(client)
-
-    def _clear(self) -> None:
-        desk = self.desk
-        if self.clearing.busy or desk.held:
-            return
-        self.clearing.start(at_once=desk.room_wanted)
-        wanted = desk.room_wanted or self.clearing.refused
-        if not wanted or self.clearing.busy or self.flushing.round is not None:
-            return
-        if desk.now_ns >= self._room_again_ns:
-            self._room_again_ns = desk.now_ns + desk.limits.retry_ns
-            desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
-            self.flushing.flush(lambda _how: None)
 
     def _set_timer(self) -> None:
         desk = self.desk
