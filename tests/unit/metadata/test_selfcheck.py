@@ -1,8 +1,10 @@
 """A PySyncObj that is not the one this package was written for stops the start, and is named."""
 
+import inspect
 import os
 import pickle
 import re
+import types
 from pathlib import Path
 
 import pysyncobj.journal
@@ -86,3 +88,14 @@ async def test_a_log_is_not_opened_with_it(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(Misconfigured, match=r"pysyncobj is 1\.0"):
         await open_log(config)
     assert not (tmp_path / "d").exists()
+
+
+def test_the_text_of_a_function_is_all_of_it() -> None:
+    functions = [
+        found
+        for name in selfcheck._all_relied()
+        if isinstance(found := selfcheck._find(name), types.FunctionType)
+    ]
+    assert len(functions) > 30
+    for function in functions:
+        assert selfcheck._lines_of(function).split() == inspect.getsource(function).split()
