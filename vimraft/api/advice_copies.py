@@ -7,7 +7,15 @@ vimraft.api.advice calls in.
 from typing import assert_never
 
 from vimraft.api.advice_codes import NOTHING_LOST, Advice, listed, make_advice, unknown_outcome
-from vimraft.api.errors_copies import AnswersStill, CopyFault, MoveUndecided, NotMoved, OneCopyOnly
+from vimraft.api.errors_copies import (
+    AnswersStill,
+    CopyFault,
+    MoveUndecided,
+    NothingToCompare,
+    NotMoved,
+    OneCopyOnly,
+    SourceNeeded,
+)
 from vimraft.api.units import format_bytes
 from vimraft.core.reasons import (
     Conflict,
@@ -75,6 +83,21 @@ def from_copy_fault(error: CopyFault) -> Advice:
             )
         case MoveUndecided():
             return unknown_outcome(f"the owner of virtual volume {error.name!r} is still handing it over")
+        case NothingToCompare():
+            one = "has one copy" if error.copies == 1 else "has fewer than two copies in sync"
+            return make_advice(
+                "rejected",
+                f"virtual volume {error.name!r} {one}, so that there is nothing to compare",
+                f"see how its copies are with: vimraft vol show {error.name}",
+            )
+        case SourceNeeded():
+            return make_advice(
+                "rejected",
+                f"copies {listed(error.copies)} of virtual volume {error.name!r} cannot tell which of them "
+                "is right: that takes three copies in sync",
+                f"name the one that the others are to get: vimraft copy verify {error.name} --repair "
+                f"--source SITE/COPY; {NOTHING_LOST}",
+            )
         case AnswersStill():
             return make_advice(
                 "conflict",

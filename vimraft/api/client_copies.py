@@ -3,7 +3,7 @@
 May live here: one method a path, as in `client`, of which this is a part.
 """
 
-from vimraft.api import schema, schema_copies
+from vimraft.api import schema, schema_copies, schema_verify
 from vimraft.api.client_part import ClientPart, part
 
 
@@ -18,6 +18,10 @@ class CopiesClient(ClientPart):
         path = f"/v1/volumes/{part(name)}/copies/{part(copy)}/pause"
         body = schema_copies.PauseCopyRequest(paused=paused)
         return self._call("POST", path, schema.VolumeReply, body=body)
+
+    def verify_copies(self, name: str, request: schema_verify.VerifyRequest) -> schema.JobReply:
+        """The same request again finds the job that runs."""
+        return self._call("POST", f"/v1/volumes/{part(name)}/verify", schema.JobReply, body=request)
 
     def move_owner(self, name: str, manager: str) -> schema.VolumeReply:
         """A repetition finds the volume moved, or moves it."""

@@ -30,5 +30,21 @@ class MoveUndecided(CopyFault):
     """The owner had not answered when the wait ended."""
 
 
+class NothingToCompare(CopyFault):
+    """Fewer than two copies are in sync, of `copies`."""
+
+    def __init__(self, name: str, copies: int) -> None:
+        super().__init__(name)
+        self.copies = copies
+
+
+class SourceNeeded(CopyFault):
+    """Two copies cannot tell which of them is right."""
+
+    def __init__(self, name: str, copies: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.copies = copies
+
+
 class AnswersStill(CopyFault):
     """A manager that is to be given up for lost."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from vimraft.api.schema_copies import CopyProgress, VolumeProgress
+from vimraft.api.schema_verify import VerifyReport
 from vimraft.core.tables import MapChange, Replica, Settings
 
 Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -259,6 +260,8 @@ class JobReply(Struct, frozen=True):
     eta_seconds: float | None = None
     """Until it is done, at that rate; None: not known."""
     cancellable: bool = False
+    verified: VerifyReport | None = None
+    """Of a job that compares copies: what it found."""
 
 
 class PriorityRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -55,6 +55,7 @@ from vimraft.api.schema import (
 from vimraft.api.server_copies import COPIES_HANDLERS
 from vimraft.api.server_meta import META_HANDLERS
 from vimraft.api.server_moves import MOVES_HANDLERS
+from vimraft.api.server_verify import VERIFY_HANDLERS
 from vimraft.api.service import Service
 
 log = structlog.get_logger(__name__)
@@ -295,6 +296,7 @@ def make_app(service: Service) -> Litestar:
             *META_HANDLERS,
             *MOVES_HANDLERS,
             *COPIES_HANDLERS,
+            *VERIFY_HANDLERS,
         ],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),

@@ -30,9 +30,10 @@ from vimraft.api.schema import (
 from vimraft.api.schema_meta import BackupsReply, MetaStatusReply, UpgradeReply, UpgradeRequest
 from vimraft.api.service_copies import CopiesService
 from vimraft.api.service_moves import MovesService
+from vimraft.api.service_verify import VerifyService
 
 
-class Service(MovesService, CopiesService, Protocol):
+class Service(MovesService, CopiesService, VerifyService, Protocol):
     token: str
     """Bearer token that every call but `health` must show."""
 

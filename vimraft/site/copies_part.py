@@ -12,7 +12,15 @@ import structlog
 
 from vimraft.core.ids import ManagerName
 from vimraft.core.tables import State
-from vimraft.data.feed import Boot, Hello, MoveDone, MoveOwnerTo, Proposal
+from vimraft.data.feed import (
+    Boot,
+    Hello,
+    MoveDone,
+    MoveOwnerTo,
+    Proposal,
+    VerifyCopies,
+    VerifyTold,
+)
 from vimraft.metadata.port import Log
 from vimraft.site.feeder import Feeder, Said
 from vimraft.site.proposals import Proposals
@@ -23,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 MAX_MOVES = 64
 """Of ownership, asked for and not answered."""
+MAX_VERIFIES = 64
+"""Comparisons of copies, likewise."""
 
 
 class CopiesPart:
@@ -36,6 +46,7 @@ class CopiesPart:
         self._rejoiner = Rejoiner(replicated_log, me)
         self._claimer = Claimer(replicated_log, me, able=lambda: able() and self._rejoiner.ready())
         self._moves: dict[int, asyncio.Future[MoveDone]] = {}
+        self._verifies: dict[str, list[asyncio.Future[VerifyTold]]] = {}
         self._tokens = count(time.time_ns())
         """Not used before, by no manager process whose answer may still come."""
 
@@ -62,6 +73,10 @@ class CopiesPart:
                 self._proposals.take(hello.instance, message)
             case Boot():
                 self._rejoiner.take(message)
+            case VerifyTold():
+                for asked in self._verifies.pop(message.id, ()):
+                    if not asked.done():
+                        asked.set_result(message)
             case MoveDone():
                 waiting = self._moves.pop(message.token, None)
                 if waiting is not None and not waiting.done():
@@ -80,3 +95,23 @@ class CopiesPart:
                 return await answer
         finally:
             self._moves.pop(token, None)
+
+    async def verify(self, wanted: VerifyCopies, timeout_s: float) -> VerifyTold:
+        """Asks the export, which owns the volume, or says that it does not. Raises TimeoutError."""
+        if len(self._verifies) >= MAX_VERIFIES:
+            return VerifyTold(wanted.id, "busy", wanted.tally, f"{MAX_VERIFIES} others are under way")
+        answer: asyncio.Future[VerifyTold] = asyncio.get_running_loop().create_future()
+        self._verifies.setdefault(wanted.id, []).append(answer)
+        self._export.ask(wanted)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        finally:
+            self._forget(wanted.id, answer)
+
+    def _forget(self, verify_id: str, answer: "asyncio.Future[VerifyTold]") -> None:
+        waiting = self._verifies.get(verify_id, [])
+        if answer in waiting:
+            waiting.remove(answer)
+        if not waiting:
+            self._verifies.pop(verify_id, None)

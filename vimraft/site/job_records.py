@@ -13,6 +13,8 @@ import structlog
 from msgspec import Struct
 
 from vimraft.api.schema_moves import MigrateRequest, SaveRequest
+from vimraft.api.schema_verify import VerifyRequest
+from vimraft.protocol.verify import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +53,16 @@ class Save(Struct, frozen=True, tag=True):
     """The deletion has been proposed: from here on there is no way back."""
 
 
-Record = SiteDrain | Migration | Save
+class Verification(Struct, frozen=True, tag=True):
+    volume: str
+    created_ms: int
+    request: VerifyRequest
+    who: str
+    tally: Tally = Tally()
+    """A new owner goes on from there."""
+
+
+Record = SiteDrain | Migration | Save | Verification
 _decoder = msgspec.json.Decoder(Record)
 
 

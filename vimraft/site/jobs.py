@@ -17,6 +17,7 @@ import structlog
 from vimraft.api.advice import from_exception
 from vimraft.api.errors import DeviceProblem, NotCancellable
 from vimraft.api.schema import ErrorReply, JobReply
+from vimraft.api.schema_verify import VerifyReport
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,8 @@ class Job:
         self.error: ErrorReply | None = None
         self.cancelled = False
         self.note = ""
+        self.verified: VerifyReport | None = None
+        """What a comparison of copies has found so far."""
         self.on_cancel: Callable[[], Awaitable[None]] | None = None
         """What is to be done so that it stops; None: it cannot be cancelled."""
         self._samples: deque[tuple[float, int]] = deque(maxlen=MAX_SAMPLES)
@@ -74,6 +77,7 @@ class Job:
             bytes_s=round(rate, 1),
             eta_seconds=round(left / rate, 1) if rate > 0 and left >= 0 else None,
             cancellable=self.state == "running" and self.on_cancel is not None,
+            verified=self.verified,
         )
 
 

@@ -18,16 +18,17 @@ from vimraft.core.reasons import Invalid
 from vimraft.core.tables import Manager, State
 from vimraft.site.drain_plan import draining
 from vimraft.site.drains import DrainOperations, Mover
-from vimraft.site.job_records import Migration, Save, SiteDrain
+from vimraft.site.job_records import Migration, Save, SiteDrain, Verification
 from vimraft.site.migrations import MigrateOperations
 from vimraft.site.other_managers import ask
 from vimraft.site.saves import SaveOperations
 from vimraft.site.trash import TrashKeeper, TrashOperations
+from vimraft.site.verifications import VerifyOperations
 
 log = structlog.get_logger(__name__)
 
 
-class MovesOperations(TrashOperations, DrainOperations, MigrateOperations, SaveOperations):
+class MovesOperations(TrashOperations, DrainOperations, MigrateOperations, SaveOperations, VerifyOperations):
     """That part of vimraft.api.service.Service."""
 
     async def jobs(self, *, passed: bool) -> JobsReply:
@@ -89,4 +90,6 @@ class MovesPart:
                     operations.resume_migration(job_id, record)
                 case Save():
                     operations.resume_save(job_id, record)
+                case Verification():
+                    operations.resume_verification(job_id, record)
         operations.look_on_all()
