@@ -13,6 +13,7 @@ from vimraft.api.schema_copies import (
     ForceLostRequest,
     MoveOwnerRequest,
     PauseCopyRequest,
+    ReadPolicyRequest,
 )
 from vimraft.core.reasons import LastCopy, NotFound
 
@@ -107,6 +108,12 @@ class FakeCopies:
         row = self._replica(found, copy)
         paused = replace(row, paused=request.paused)
         return self.put(replace(found, replicas=tuple(paused if r is row else r for r in found.replicas)))
+
+    async def set_read_policy(
+        self, name: str, request: ReadPolicyRequest, *, who: str, request_id: str | None
+    ) -> s.VolumeReply:
+        self._note("set_read_policy", (name, request.policy), request_id)
+        return self.put(replace(self._found(name), read_policy=request.policy))
 
     async def move_owner(self, name: str, request: MoveOwnerRequest, *, who: str) -> s.VolumeReply:
         self._note("move_owner", (name, request.manager), None)

@@ -5,6 +5,7 @@ May live here: one method a path, as in `client`, of which this is a part.
 
 from vimraft.api import schema, schema_copies, schema_verify
 from vimraft.api.client_part import ClientPart, part
+from vimraft.core.tables import ReadPolicy
 
 
 class CopiesClient(ClientPart):
@@ -18,6 +19,10 @@ class CopiesClient(ClientPart):
         path = f"/v1/volumes/{part(name)}/copies/{part(copy)}/pause"
         body = schema_copies.PauseCopyRequest(paused=paused)
         return self._call("POST", path, schema.VolumeReply, body=body)
+
+    def set_read_policy(self, name: str, policy: ReadPolicy) -> schema.VolumeReply:
+        body = schema_copies.ReadPolicyRequest(policy=policy)
+        return self._call("POST", f"/v1/volumes/{part(name)}/read-policy", schema.VolumeReply, body=body)
 
     def verify_copies(self, name: str, request: schema_verify.VerifyRequest) -> schema.JobReply:
         """The same request again finds the job that runs."""

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from vimraft.api.schema_copies import CopyProgress, VolumeProgress
+from vimraft.api.schema_copies import CopyProgress, HoldReport, VolumeProgress
 from vimraft.api.schema_verify import VerifyReport
-from vimraft.core.tables import MapChange, Replica, Settings
+from vimraft.core.tables import MapChange, ReadPolicy, Replica, Settings
 
 Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """What the log's codec can carry."""
@@ -127,8 +127,18 @@ class VolumeStatus(Struct, frozen=True):
     takeover: str = ""
     """What a new owner does before it serves; `over` or empty: it serves."""
     hold_ms: float = 0.0
-    """How long I/O waited for the last change of its map (a volume with copies)."""
+    """How long I/O waited for the last change of its map, at whatever site it waited longest."""
     longest_hold_ms: float = 0.0
+    p99_hold_ms: float = 0.0
+    """Of the last 256 changes."""
+    map_changes: int = 0
+    """So many these figures are of."""
+    holds: dict[str, HoldReport] = field(default_factory=dict)
+    """The same by site that serves it."""
+    read_policy: ReadPolicy = "balance"
+    """Which copy is read."""
+    read_switches: int = 0
+    """How often reads left the copy that they went to, since this owner began to serve."""
     lossy_epoch: int = 0
     """The epoch in which the last copy in sync may have lost what was not flushed; 0: never."""
 
@@ -438,6 +448,8 @@ class Heartbeat(Struct, frozen=True):
     """The highest level that its release reads; the first release does not say."""
     copies: dict[str, VolumeProgress] = field(default_factory=dict)
     """Of the volumes with copies that it owns."""
+    holds: dict[str, HoldReport] = field(default_factory=dict)
+    """Of all volumes that its export serves."""
 
 
 class DoneReply(Struct, frozen=True):

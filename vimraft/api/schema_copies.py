@@ -5,6 +5,8 @@ May live here: frozen structs only, as in `schema`, which imports these.
 
 from msgspec import Struct
 
+from vimraft.core.tables import ReadPolicy
+
 
 class CopyProgress(Struct, frozen=True):
     """One copy, as the owner of the volume last said."""
@@ -22,9 +24,22 @@ class CopyProgress(Struct, frozen=True):
     """At that rate; None: not known."""
     full: bool = False
     """All of it is copied, not only what it missed."""
-    reads: int = 0
-    """Served by it, since the owner's export began."""
     writes: int = 0
+    reads: int = 0
+    """For clients, since this owner began to serve."""
+    reads_local: int = 0
+    """Those of them that a store of the owner's sites served."""
+    reads_remote: int = 0
+    """Those that another manager's store served."""
+    reads_copying: int = 0
+    """Beside these: to bring other copies back into step."""
+    reads_failed: int = 0
+    """They went to another copy, or again to this one."""
+    reads_busy: int = 0
+    """It said "use the other copy"."""
+    in_flight: int = 0
+    latency_us: int = 0
+    """Of reads, as the owner sees them."""
 
 
 class VolumeProgress(Struct, frozen=True):
@@ -33,10 +48,26 @@ class VolumeProgress(Struct, frozen=True):
     epoch: int
     takeover: str
     """What a new owner does before it serves; `over`: it serves."""
-    hold_ms: float
-    """How long I/O waited for the last change of the map."""
-    longest_hold_ms: float
     copies: tuple[CopyProgress, ...] = ()
+    switches: int = 0
+    """How often reads left the copy that they went to."""
+
+
+class HoldReport(Struct, frozen=True):
+    """How long changes of a volume's map kept its I/O waiting, at one site or at that with the longest wait,
+    since its export began."""
+
+    epoch: int = 0
+    """That the last one brought."""
+    changes: int = 0
+    last_ms: float = 0.0
+    longest_ms: float = 0.0
+    p99_ms: float = 0.0
+    """Of the last 256."""
+
+
+class ReadPolicyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    policy: ReadPolicy
 
 
 class AddCopyRequest(Struct, frozen=True, forbid_unknown_fields=True):

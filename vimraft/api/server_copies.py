@@ -10,7 +10,13 @@ from litestar.params import FromPath, JSONBody
 
 from vimraft.api.callers import From, Manager, require_token
 from vimraft.api.schema import DoneReply, VolumeReply
-from vimraft.api.schema_copies import AddCopyRequest, ForceLostRequest, MoveOwnerRequest, PauseCopyRequest
+from vimraft.api.schema_copies import (
+    AddCopyRequest,
+    ForceLostRequest,
+    MoveOwnerRequest,
+    PauseCopyRequest,
+    ReadPolicyRequest,
+)
 
 
 @post("/v1/volumes/{name:str}/copies", guards=[require_token])
@@ -41,6 +47,14 @@ async def pause_copy(
     return await service.pause_copy(name, copy, data, who=caller.who, request_id=caller.request_id)
 
 
+@post("/v1/volumes/{name:str}/read-policy", guards=[require_token], status_code=200)
+async def set_read_policy(
+    service: Manager, caller: From, name: FromPath[str], data: JSONBody[ReadPolicyRequest]
+) -> VolumeReply:
+    """Which of its copies in sync is read."""
+    return await service.set_read_policy(name, data, who=caller.who, request_id=caller.request_id)
+
+
 @post("/v1/volumes/{name:str}/owner", guards=[require_token], status_code=200)
 async def move_owner(
     service: Manager, caller: From, name: FromPath[str], data: JSONBody[MoveOwnerRequest]
@@ -55,4 +69,4 @@ async def force_lost(service: Manager, caller: From, data: JSONBody[ForceLostReq
     return await service.force_lost(data, who=caller.who, request_id=caller.request_id)
 
 
-COPIES_HANDLERS: Final = (add_copy, remove_copy, pause_copy, move_owner, force_lost)
+COPIES_HANDLERS: Final = (add_copy, remove_copy, pause_copy, set_read_policy, move_owner, force_lost)

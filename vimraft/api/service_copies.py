@@ -6,7 +6,13 @@ May live here: the `CopiesService` protocol, a part of vimraft.api.service.Servi
 from typing import Protocol
 
 from vimraft.api.schema import DoneReply, VolumeReply
-from vimraft.api.schema_copies import AddCopyRequest, ForceLostRequest, MoveOwnerRequest, PauseCopyRequest
+from vimraft.api.schema_copies import (
+    AddCopyRequest,
+    ForceLostRequest,
+    MoveOwnerRequest,
+    PauseCopyRequest,
+    ReadPolicyRequest,
+)
 
 
 class CopiesService(Protocol):
@@ -18,6 +24,10 @@ class CopiesService(Protocol):
 
     async def pause_copy(
         self, name: str, copy: str, request: PauseCopyRequest, *, who: str, request_id: str | None
+    ) -> VolumeReply: ...
+
+    async def set_read_policy(
+        self, name: str, request: ReadPolicyRequest, *, who: str, request_id: str | None
     ) -> VolumeReply: ...
 
     async def move_owner(self, name: str, request: MoveOwnerRequest, *, who: str) -> VolumeReply:

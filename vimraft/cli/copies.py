@@ -5,6 +5,7 @@ who stops looking stops nothing.
 """
 
 import time
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -30,6 +31,7 @@ from vimraft.cli.options import (
 )
 from vimraft.cli.output import Format, Options
 from vimraft.console import render
+from vimraft.console.render_copies import read_policy_words
 from vimraft.core.reasons import CopyState, NotFound
 
 POLL_S = 0.3
@@ -186,6 +188,30 @@ def promote(
         reply = wait_in_sync(opts, client, name, copy_name)
     state = find_copy(reply, copy_name).state
     _show(opts, reply, f"copy {copy_name} is {'in sync' if state == 'in_sync' else state}")
+
+
+class Policy(StrEnum):
+    balance = "balance"
+    local = "local"
+    primary = "primary"
+
+
+def set_volume(
+    ctx: typer.Context,
+    name: VolumeArgument,
+    read_policy: Annotated[
+        Policy,
+        typer.Option(
+            "--read-policy",
+            help="which copy is read: the least loaded one, the one at the owner's sites, or the first one",
+        ),
+    ],
+    _output: Output = Format.TABLE,
+) -> None:
+    """Change how a volume is served. Takes effect at once; nothing waits for it."""
+    opts = options(ctx)
+    reply = opts.client().set_read_policy(name, read_policy.value)
+    opts.data(reply, lambda: Text(f"{name} is read {read_policy_words(reply.volume.read_policy)}"))
 
 
 def move_owner(

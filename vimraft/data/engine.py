@@ -27,8 +27,10 @@ from vimraft.data.feed import (
     CopiesStatus,
     Decided,
     FromPlane,
+    HoldTimes,
     IoCounters,
     Leases,
+    Loads,
     MapUpdate,
     MoveDone,
     MoveOwnerTo,
@@ -42,6 +44,7 @@ from vimraft.data.feed import (
 )
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
+from vimraft.data.holds import Holds
 from vimraft.data.real_table import RealTable
 from vimraft.data.reals import GONE, Opener, RealSlot, open_labelled
 from vimraft.data.remote import COPIES, LinkKey, LinkPool, Vitals, describe, describe_ticket
@@ -162,11 +165,13 @@ class Plane:
         def install(gate: VolumeGate, plan: Plan, start_ns: int) -> None:
             nonlocal longest_us
             if plan.kind == "copies":
-                plan.copies = self.copies.open(plan.map)
+                plan.copies = self.copies.open(plan.map, gate.hold_times)
             gate.swap(plan)
             gate.release(CHANGE)
             self._maps[plan.map.name] = plan.map
-            longest_us = max(longest_us, (time.perf_counter_ns() - start_ns) // 1000)
+            held_ns = time.perf_counter_ns() - start_ns
+            gate.hold_times.note(plan.epoch, held_ns)
+            longest_us = max(longest_us, held_ns // 1000)
 
         followed: list[tuple[OwnedVolume, int]] = []
         for plan in [make_plan(volume, self.role, self._reals.slot) for volume in volumes]:
@@ -202,9 +207,10 @@ class Plane:
 
     def _add(self, plan: Plan) -> None:
         name = plan.map.name
+        holds = Holds()
         if plan.kind == "copies":
-            plan.copies = self.copies.open(plan.map)
-        gate = VolumeGate(plan, self.lease, self._io_timeout_s)
+            plan.copies = self.copies.open(plan.map, holds)
+        gate = VolumeGate(plan, self.lease, self._io_timeout_s, holds)
         for token, names in self._holds.items():
             if not names or name in names:
                 gate.hold(token)
@@ -268,6 +274,9 @@ class Plane:
 
     def note_leases(self, leases: Leases) -> None:
         self.copies.note_leases(leases)
+
+    def note_loads(self, loads: Loads) -> None:
+        self.copies.note_loads(loads)
 
     def note_decided(self, decided: Decided) -> None:
         self.copies.shell.decided(decided)
@@ -462,6 +471,10 @@ class Plane:
 
     def copies_status(self) -> dict[str, CopiesStatus]:
         return self.copies.status()
+
+    def hold_times(self) -> dict[str, HoldTimes]:
+        found = {name: gate.hold_times.times() for name, gate in tuple(self._volumes.items())}
+        return {name: times for name, times in found.items() if times is not None}
 
 
 def _drains(closed: Sequence[Draining]) -> list[Drain]:

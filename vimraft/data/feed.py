@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from vimraft.protocol import maps
+from vimraft.protocol.balance import Preference
 from vimraft.protocol.owner_effects import Command
 from vimraft.protocol.verify import Tally
 
@@ -41,6 +42,8 @@ class CopiesMap(Struct, frozen=True):
     """By copy ("A+": where A is moving to), only those at this manager's sites."""
     boots: dict[str, str]
     """Of the managers that have segments of it, as the tables bind them."""
+    reading: Preference = Preference()
+    """Which copy is read."""
 
 
 class VolumeMap(Struct, frozen=True):
@@ -147,6 +150,21 @@ class Leases(Struct, frozen=True, tag=True):
     """Of the cluster's settings."""
 
 
+class CopyLoad(Struct, frozen=True, array_like=True):
+    """Of the busiest real volume of a copy, whoever uses it, over the last seconds."""
+
+    volume: str
+    copy: str
+    in_flight: int
+    latency_us: int
+
+
+class Loads(Struct, frozen=True, tag=True):
+    """To the export, of its volumes with several copies: what managers say in heartbeats. A hint."""
+
+    rows: tuple[CopyLoad, ...]
+
+
 class Decided(Struct, frozen=True, tag=True):
     """What became of a Proposal; sent once, when it is known, after the map that it brought."""
 
@@ -224,8 +242,20 @@ class CopyStatus(Struct, frozen=True):
     left: int = 0
     copied_bytes: int = 0
     full: bool = False
-    reads: int = 0
     writes: int = 0
+    reads_local: int = 0
+    """For clients, by this manager's store."""
+    reads_remote: int = 0
+    """For clients, by another manager's."""
+    reads_copying: int = 0
+    """To bring other copies back into step."""
+    reads_failed: int = 0
+    """They went to another copy, or again to this one."""
+    reads_busy: int = 0
+    """It said "use the other copy"."""
+    in_flight: int = 0
+    latency_us: int = 0
+    """Of reads, as the owner sees them."""
 
 
 class CopiesStatus(Struct, frozen=True):
@@ -235,9 +265,20 @@ class CopiesStatus(Struct, frozen=True):
     takeover: str
     """Phase of it; "over": it serves."""
     copies: tuple[CopyStatus, ...]
-    hold_us: int = 0
-    """Of the last map change."""
-    longest_hold_us: int = 0
+    switches: int = 0
+    """How often reads left the copy that they went to."""
+
+
+class HoldTimes(Struct, frozen=True, array_like=True):
+    """How long changes of a volume's map kept its I/O waiting in one process, since it began."""
+
+    epoch: int
+    """That the last one brought."""
+    count: int
+    last_us: int
+    longest_us: int
+    p99_us: int
+    """Of the last few hundred."""
 
 
 class Stats(Struct, frozen=True, tag=True):
@@ -248,6 +289,8 @@ class Stats(Struct, frozen=True, tag=True):
     held: int
     """Requests waiting in a hold now."""
     copies: dict[str, CopiesStatus] = {}
+    holds: dict[str, HoldTimes] = {}
+    """Of all volumes that the export serves, also of those that it forwards."""
 
 
 class Problem(Struct, frozen=True, tag=True):
@@ -292,7 +335,7 @@ class Boot(Struct, frozen=True, tag=True):
 
 
 Asked = MoveOwnerTo | VerifyCopies
-ToPlane = Welcome | MapUpdate | LeaseUntil | Leases | Decided | Asked | Hold | Unhold | Quit
+ToPlane = Welcome | MapUpdate | LeaseUntil | Leases | Loads | Decided | Asked | Hold | Unhold | Quit
 FromPlane = Hello | Installed | Held | Stats | Problem | Proposal | MoveDone | VerifyTold | Boot
 
 _encoder = msgspec.msgpack.Encoder()

@@ -155,7 +155,8 @@ class FeedClient:
             return
         while self._problems and conversation.send(self._problems[0]):
             self._problems.popleft()
-        conversation.send(feed.Stats(*self._engine.stats(), self._engine.copies_status()))
+        engine = self._engine
+        conversation.send(feed.Stats(*engine.stats(), engine.copies_status(), engine.hold_times()))
 
 
 def log_line(event: str, **fields: Any) -> str:

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vimraft.data.errors import IoError
+from vimraft.data.holds import Holds
 from vimraft.data.remote import COPIES, LinkKey, Vitals
 from vimraft.data.volume import Plan
 
@@ -65,7 +66,7 @@ class Totals:
 class VolumeGate:
     """One virtual volume in this process, for as long as it exists in the tables."""
 
-    def __init__(self, plan: Plan, lease: Lease, io_timeout_s: float) -> None:
+    def __init__(self, plan: Plan, lease: Lease, io_timeout_s: float, holds: Holds | None = None) -> None:
         self.name = plan.map.name
         self.plan = plan
         self.fast: Plan | None = None
@@ -76,6 +77,7 @@ class VolumeGate:
         self.handles: set[SlowPath] = set()
         self.waiting = 0
         self.totals = Totals()
+        self.hold_times = holds or Holds()
         self._holds: set[int] = set()
         self._changed = threading.Condition()
         self._peer_vitals: dict[LinkKey, Vitals] = {}

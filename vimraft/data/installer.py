@@ -28,8 +28,10 @@ from vimraft.data.feed import (
     Decided,
     FromPlane,
     Hold,
+    HoldTimes,
     IoCounters,
     Leases,
+    Loads,
     MapUpdate,
     MoveOwnerTo,
     Problem,
@@ -70,6 +72,7 @@ class FedEngine(Protocol):
     def meet_manager(self, incarnation: str) -> None: ...
     def set_lease(self, boottime_ns: int) -> None: ...
     def note_leases(self, leases: Leases) -> None: ...
+    def note_loads(self, loads: Loads) -> None: ...
     def note_decided(self, decided: Decided) -> None: ...
     def move_owner(self, wanted: MoveOwnerTo) -> None: ...
     def verify_copies(self, wanted: VerifyCopies) -> None: ...
@@ -77,6 +80,7 @@ class FedEngine(Protocol):
     def problems(self) -> list[Problem]: ...
     def untold(self) -> list[FromPlane]: ...
     def copies_status(self) -> dict[str, CopiesStatus]: ...
+    def hold_times(self) -> dict[str, HoldTimes]: ...
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]: ...
 
 
@@ -109,7 +113,7 @@ class Conversation:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-Ordered = Welcome | MapUpdate | Leases | Decided | MoveOwnerTo | VerifyCopies | Hold | Unhold
+Ordered = Welcome | MapUpdate | Leases | Loads | Decided | MoveOwnerTo | VerifyCopies | Hold | Unhold
 
 
 class Installer:
@@ -214,6 +218,8 @@ class Installer:
                 engine.release(message.token)
             case Leases():
                 engine.note_leases(message)
+            case Loads():
+                engine.note_loads(message)
             case Decided():
                 engine.note_decided(message)
             case MoveOwnerTo():

@@ -131,6 +131,7 @@ class SlowPath:
         if not deadline:
             deadline = time.monotonic() + gate.io_timeout_s
         retry_s = RETRY_FIRST_S
+        first_epoch = gate.plan.epoch
         if self.stranded is not None:
             op.doubtful.append(self.stranded)
             self.stranded = None
@@ -160,7 +161,10 @@ class SlowPath:
         finally:
             if op.doubtful:
                 self._settle(op)
-        self._count(op, _clock_ns() - start_ns)
+        took_ns = _clock_ns() - start_ns
+        if plan.epoch != first_epoch:
+            gate.hold_times.note(plan.epoch, took_ns)  # it waited for a change, wherever that held it up
+        self._count(op, took_ns)
 
     def _check(self, op: Op) -> None:
         if op.kind == FLUSH:

@@ -11,7 +11,7 @@ import structlog
 from vimraft.api.schema import AsOf, Pids
 from vimraft.core.ids import ManagerName, SiteName
 from vimraft.core.tables import Manager, State
-from vimraft.data.feed import Problem, Role
+from vimraft.data.feed import HoldTimes, Problem, Role
 from vimraft.metadata.port import Log, LogError
 from vimraft.site.catalogue import Catalogue, NewEvent
 from vimraft.site.config import Config
@@ -53,6 +53,8 @@ class SiteContext:
         self.volume_rates = RateBoard()
         self.real_rates: dict[Role, RateBoard] = {"export": RateBoard(), "store": RateBoard()}
         self.copies = CopiesBoard()
+        self.holds: dict[str, HoldTimes] = {}
+        """By volume, as the export last said."""
         self.problems: dict[str, Problem] = {}
         """Real volume → what its data plane reported since it was last taken into use."""
         self.backup_problem = ""

@@ -3,8 +3,9 @@
 May live here: pure functions from what the export says, or a heartbeat brings, to structs of the API.
 """
 
-from vimraft.api.schema_copies import CopyProgress, VolumeProgress
-from vimraft.data.feed import CopyStatus
+from vimraft.api.schema_copies import CopyProgress, HoldReport, VolumeProgress
+from vimraft.core.tables import State
+from vimraft.data.feed import CopyStatus, HoldTimes
 from vimraft.protocol.maps import REGION_BYTES
 from vimraft.site.copies_board import CopiesBoard
 from vimraft.site.health import Health
@@ -22,8 +23,15 @@ def _progress(board: CopiesBoard, volume: str, copy: CopyStatus) -> CopyProgress
         rate_bytes_s=round(rate, 1),
         eta_seconds=round(left_bytes / rate, 1) if rate > 0 else None,
         full=copy.full,
-        reads=copy.reads,
         writes=copy.writes,
+        reads=copy.reads_local + copy.reads_remote,
+        reads_local=copy.reads_local,
+        reads_remote=copy.reads_remote,
+        reads_copying=copy.reads_copying,
+        reads_failed=copy.reads_failed,
+        reads_busy=copy.reads_busy,
+        in_flight=copy.in_flight,
+        latency_us=copy.latency_us,
     )
 
 
@@ -33,12 +41,54 @@ def progress_of(board: CopiesBoard) -> dict[str, VolumeProgress]:
         name: VolumeProgress(
             epoch=status.epoch,
             takeover=status.takeover,
-            hold_ms=round(status.hold_us / 1e3, 1),
-            longest_hold_ms=round(status.longest_hold_us / 1e3, 1),
             copies=tuple(_progress(board, name, copy) for copy in status.copies),
+            switches=status.switches,
         )
         for name, status in board.volumes.items()
     }
+
+
+def hold_reports(holds: dict[str, HoldTimes]) -> dict[str, HoldReport]:
+    """For this manager's heartbeat."""
+    return {
+        name: HoldReport(
+            epoch=times.epoch,
+            changes=times.count,
+            last_ms=round(times.last_us / 1e3, 1),
+            longest_ms=round(times.longest_us / 1e3, 1),
+            p99_ms=round(times.p99_us / 1e3, 1),
+        )
+        for name, times in holds.items()
+    }
+
+
+def holds_by_site(state: State, health: Health, name: str) -> dict[str, HoldReport]:
+    """What the managers that serve the volume say; each under the first of its sites."""
+    found: dict[str, HoldReport] = {}
+    for manager in state.managers:
+        latest = health.latest(manager)
+        if latest is None or not health.is_up(manager):
+            continue
+        report = latest[0].holds.get(name)
+        if report is not None:
+            sites = sorted(site.name for site in state.sites.values() if site.manager == manager)
+            found[sites[0] if sites else manager] = report
+    return found
+
+
+def longest_of(holds: dict[str, HoldReport]) -> HoldReport:
+    """The last change is the newest that anybody knows of; sites that it is still to reach do not count."""
+    if not holds:
+        return HoldReport()
+    reports = holds.values()
+    epoch = max(report.epoch for report in reports)
+    return HoldReport(
+        epoch=epoch,
+        changes=max(report.changes for report in reports),
+        last_ms=max(report.last_ms for report in reports if report.epoch == epoch),
+        longest_ms=max(report.longest_ms for report in reports),
+        p99_ms=max(report.p99_ms for report in reports),
+    )
 
 
 def said_by_owner(health: Health, owner: str, name: str) -> VolumeProgress | None:

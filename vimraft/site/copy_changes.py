@@ -8,11 +8,26 @@ from urllib.parse import quote
 
 import msgspec
 
-from vimraft.api.errors import Refused
+from vimraft.api.errors import LevelTooLow, Refused
 from vimraft.api.errors_copies import AnswersStill, MoveUndecided, NotMoved, OneCopyOnly
 from vimraft.api.schema import DoneReply, VolumeReply
-from vimraft.api.schema_copies import AddCopyRequest, ForceLostRequest, MoveOwnerRequest, PauseCopyRequest
-from vimraft.core.commands import AddCopy, Applied, Command, ForceLost, PauseCopy, RemoveCopy
+from vimraft.api.schema_copies import (
+    AddCopyRequest,
+    ForceLostRequest,
+    MoveOwnerRequest,
+    PauseCopyRequest,
+    ReadPolicyRequest,
+)
+from vimraft.core import levels
+from vimraft.core.commands import (
+    AddCopy,
+    Applied,
+    Command,
+    ForceLost,
+    PauseCopy,
+    RemoveCopy,
+    SetReadPolicy,
+)
 from vimraft.core.copies import is_copied
 from vimraft.core.ids import LocalName, ManagerName, SiteName, VolumeName
 from vimraft.core.reasons import NotFound
@@ -64,6 +79,14 @@ class CopyOperations:
         self, name: str, copy: str, request: PauseCopyRequest, *, who: str, request_id: str | None
     ) -> VolumeReply:
         command = PauseCopy(name=VolumeName(name), replica=LocalName(copy), paused=request.paused)
+        return await self._changed(command, name, who, request_id)
+
+    async def set_read_policy(
+        self, name: str, request: ReadPolicyRequest, *, who: str, request_id: str | None
+    ) -> VolumeReply:
+        if self.site.state.level < levels.COPIES:
+            raise LevelTooLow("a read policy", self.site.state.level, levels.COPIES)
+        command = SetReadPolicy(name=VolumeName(name), policy=request.policy)
         return await self._changed(command, name, who, request_id)
 
     async def move_owner(self, name: str, request: MoveOwnerRequest, *, who: str) -> VolumeReply:

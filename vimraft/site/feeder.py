@@ -29,6 +29,7 @@ from vimraft.data.feed import (
     Hello,
     Installed,
     LeaseUntil,
+    Loads,
     MoveDone,
     Problem,
     Proposal,
@@ -93,6 +94,8 @@ class Feeder:
         self._listener = listener
         self._queue = FeedQueue()
         self._sent_leases: object = None
+        self._loads: Loads | None = None
+        """To be sent."""
         self._leases_sent_s = 0.0
         self._epochs: tuple[str, dict[str, int]] = ("", {})
         """Of the owned volumes with copies as the process knows them, and which life of it."""
@@ -136,6 +139,11 @@ class Feeder:
         self._queue.ask(message)
         self._wake.set()
 
+    def tell_loads(self, loads: Loads) -> None:
+        """The newest only."""
+        self._loads = loads
+        self._wake.set()
+
     def grant_lease(self, boottime_ns: int) -> None:
         """0: none."""
         self._lease_until_ns = boottime_ns
@@ -158,6 +166,7 @@ class Feeder:
                 for message in self._queue.after(self._sent[0].index):
                     writer.write(encode_frame(message))
                 self._send_leases(writer, self._sent[0])
+                self._send_loads(writer)
             if self._lease_until_ns != lease_sent_ns:
                 lease_sent_ns = self._lease_until_ns
                 writer.write(encode_frame(LeaseUntil(boottime_ns=lease_sent_ns)))
@@ -176,6 +185,11 @@ class Feeder:
             return
         self._sent_leases, self._leases_sent_s = state.leases, loop.time()
         writer.write(encode_frame(leases_of(state)))
+
+    def _send_loads(self, writer: asyncio.StreamWriter) -> None:
+        loads, self._loads = self._loads, None
+        if loads is not None:
+            writer.write(encode_frame(loads))
 
     def _note_epochs(self, new: PlaneView) -> None:
         """Of the export's volumes: one epoch after the other, else somebody must begin another."""

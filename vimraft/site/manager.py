@@ -37,7 +37,7 @@ from vimraft.site.changes_to_events import events_between
 from vimraft.site.config import Config, split_address
 from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.copies_part import CopiesPart
-from vimraft.site.copies_views import progress_of
+from vimraft.site.copies_views import hold_reports, progress_of
 from vimraft.site.copy_changes import CopyOperations
 from vimraft.site.feeder import Feeder, Said
 from vimraft.site.formation import keep_registered
@@ -45,6 +45,7 @@ from vimraft.site.health import Health
 from vimraft.site.job_records import JobRecords
 from vimraft.site.join import ask_for_seat
 from vimraft.site.lease import LeaseKeeper
+from vimraft.site.loads import loads_of
 from vimraft.site.member_views import raft_view, refusal
 from vimraft.site.membership import MemberOperations
 from vimraft.site.meta import MetaOperations, backup_header
@@ -247,6 +248,10 @@ class SiteManager(
         if role == "export":
             self.site.volume_rates.add(now_s, stats.volumes)
             self.site.copies.add(now_s, stats.copies)
+            self.site.holds = stats.holds
+            loads = loads_of(self.site.state, self.health, self.site.me)
+            if loads.rows:
+                self.site.feeders["export"].tell_loads(loads)
 
     def plane_said(self, hello: Hello, message: Said) -> None:
         self.copies_part.said(hello, message)
@@ -296,6 +301,7 @@ class SiteManager(
             raft=raft_view(self.site.log.status()),
             level=levels.LATEST,
             copies=progress_of(self.site.copies),
+            holds=hold_reports(self.site.holds),
         )
 
     def _backup_header(self, kind: Kind) -> tuple[BackupHeader, State]:

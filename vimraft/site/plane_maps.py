@@ -17,6 +17,7 @@ from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName
 from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
 from vimraft.data.feed import BackendSpec, CopiesMap, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
 from vimraft.protocol import maps
+from vimraft.protocol.balance import Preference
 
 
 class PlaneView(Struct, frozen=True):
@@ -114,6 +115,9 @@ def _copies_map(state: State, manager: str, volume: Volume, held_by: set[Manager
         map=by_copy,
         segments={name: segments for name, segments in local.items() if segments},
         boots={str(name): state.boots[name] for name in sorted(held_by) if name in state.boots},
+        reading=Preference(
+            volume.read_policy, state.settings.read_threshold, state.settings.read_hysteresis_percent
+        ),
     )
 
 
@@ -145,8 +149,8 @@ def view(state: State, manager: str, role: Role, before: tuple[State, PlaneView]
     reusable: PlaneView | None = None
     if before is not None:
         old_state, old = before
-        same_boots = old_state.boots is state.boots
-        if old_state.sites is state.sites and same_boots and _placement(old_state) == _placement(state):
+        same = old_state.boots is state.boots and old_state.settings == state.settings
+        if old_state.sites is state.sites and same and _placement(old_state) == _placement(state):
             reusable = old
     volumes: dict[str, VolumeMap] = {}
     for name, volume in state.volumes.items():

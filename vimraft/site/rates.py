@@ -13,6 +13,20 @@ MAX_SAMPLES = 16
 IDLE = IoRates()
 
 
+def _mean_in_flight(busy_ns: int, seconds: float) -> int:
+    """Requests under way on the average, of which nobody keeps the number: the time that all of them took
+    together, in the time that passed (Little's law)."""
+    return round(busy_ns / 1e9 / seconds)
+
+
+def latency_us(io: IoRates) -> float:
+    """Of reads and writes together."""
+    requests = io.read_iops + io.write_iops
+    if not requests:
+        return 0.0
+    return (io.read_latency_us * io.read_iops + io.write_latency_us * io.write_iops) / requests
+
+
 class RateWindow:
     """Counters of one volume or real volume in one process over the last seconds."""
 
@@ -32,6 +46,7 @@ class RateWindow:
         (t0, a), (t1, b) = self._samples[0], self._samples[-1]
         seconds = max(t1 - t0, 1e-3)
         reads, writes = b.reads - a.reads, b.writes - a.writes
+        busy_ns = b.read_ns - a.read_ns + b.write_ns - a.write_ns
         return IoRates(
             read_iops=round(reads / seconds, 1),
             write_iops=round(writes / seconds, 1),
@@ -40,7 +55,7 @@ class RateWindow:
             read_latency_us=round((b.read_ns - a.read_ns) / 1e3 / reads, 1) if reads else 0.0,
             write_latency_us=round((b.write_ns - a.write_ns) / 1e3 / writes, 1) if writes else 0.0,
             errors=b.errors,
-            in_flight=b.in_flight,
+            in_flight=b.in_flight or _mean_in_flight(busy_ns, seconds),
             connections=b.connections,
         )
 

@@ -29,7 +29,7 @@ from vimraft.core.reasons import Invalid, NotFound
 from vimraft.core.tables import State, Volume
 from vimraft.site.config import split_address
 from vimraft.site.context import SiteContext
-from vimraft.site.copies_views import said_by_owner
+from vimraft.site.copies_views import holds_by_site, said_by_owner
 from vimraft.site.health import Health
 from vimraft.site.member_views import membership
 from vimraft.site.other_managers import ask
@@ -94,6 +94,7 @@ class ReadOperations:
                     state.volumes[name],
                     volume_io(state, self.health, name),
                     said_by_owner(self.health, state.volumes[name].owner, name),
+                    holds_by_site(state, self.health, name),
                 )
                 for name in sorted(state.volumes)
             ),
@@ -127,7 +128,8 @@ class ReadOperations:
     async def volume(self, name: str) -> VolumeReply:
         state, volume = await self._find(name)
         io, said = volume_io(state, self.health, name), said_by_owner(self.health, volume.owner, name)
-        return reply_of(state, volume, io, index=state.index, said=said)
+        holds = holds_by_site(state, self.health, name)
+        return reply_of(state, volume, io, index=state.index, said=said, holds=holds)
 
     async def _tables(self, at: int | None) -> tuple[State, AsOf]:
         """The newest tables, or those after command `at`. Raises IndexOutOfReach."""

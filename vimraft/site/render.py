@@ -16,11 +16,12 @@ from vimraft.api.schema import (
     VolumeReply,
     VolumeStatus,
 )
-from vimraft.api.schema_copies import VolumeProgress
+from vimraft.api.schema_copies import HoldReport, VolumeProgress
 from vimraft.core.ids import SECTOR_BYTES, RealId
 from vimraft.core.tables import RealVolume, Release, Segment, Site, State, Volume
 from vimraft.protocol.maps import moving_name
 from vimraft.site.context import SiteContext
+from vimraft.site.copies_views import longest_of
 from vimraft.site.health import Health
 from vimraft.site.rates import IDLE, combine
 
@@ -38,10 +39,15 @@ def _sites_of_segments(state: State, segments: tuple[Segment, ...]) -> tuple[str
 
 
 def volume_status(
-    state: State, volume: Volume, io: dict[str, IoRates], said: VolumeProgress | None = None
+    state: State,
+    volume: Volume,
+    io: dict[str, IoRates],
+    said: VolumeProgress | None = None,
+    holds: dict[str, HoldReport] | None = None,
 ) -> VolumeStatus:
-    """`said`: by the owner, of a volume with copies."""
+    """`said`: by the owner, of a volume with copies. `holds`: by site."""
     progress = {copy.name: copy for copy in said.copies} if said is not None else {}
+    hold = longest_of(holds or {})
     replicas = tuple(
         ReplicaStatus(
             local_name=replica.local_name,
@@ -66,8 +72,13 @@ def volume_status(
         created_ms=volume.created_ms,
         io=io,
         takeover=said.takeover if said is not None else "",
-        hold_ms=said.hold_ms if said is not None else 0.0,
-        longest_hold_ms=said.longest_hold_ms if said is not None else 0.0,
+        hold_ms=hold.last_ms,
+        longest_hold_ms=hold.longest_ms,
+        p99_hold_ms=hold.p99_ms,
+        map_changes=hold.changes,
+        holds=holds or {},
+        read_policy=volume.read_policy,
+        read_switches=said.switches if said is not None else 0,
         lossy_epoch=volume.lossy_epoch,
     )
 
@@ -98,11 +109,12 @@ def reply_of(
     index: int,
     planned: bool = False,
     said: VolumeProgress | None = None,
+    holds: dict[str, HoldReport] | None = None,
 ) -> VolumeReply:
     segments = segment_replies(state, volume)
     total = sum(len(replica.segments) for replica in volume.replicas)
     return VolumeReply(
-        volume=volume_status(state, volume, io, said),
+        volume=volume_status(state, volume, io, said, holds),
         segments=tuple(segments),
         segments_left_out=total - len(segments),
         planned=planned,

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.cli_case import Result, invoke
 from tests.fake_copies import copy, progress
 from tests.fake_site import GIB, TOKEN, FakeService, serving, volume
-from vimraft.api.schema_copies import AddCopyRequest
+from vimraft.api.schema_copies import AddCopyRequest, HoldReport
 from vimraft.cli import copies
 
 
@@ -30,6 +30,12 @@ class Cluster:
             epoch=7,
             hold_ms=3.5,
             longest_hold_ms=41.0,
+            p99_hold_ms=40.0,
+            map_changes=12,
+            holds={
+                "tokyo": HoldReport(7, 12, 3.5, 30.0, 29.0),
+                "osaka": HoldReport(7, 12, 1.5, 41.0, 40.0),
+            },
             replicas=(copy("A", "tokyo"), copy("B", "osaka", state, **changes)),
         )
         others = tuple(v for v in self.service.reply.volumes if v.name != "pair")
@@ -76,6 +82,28 @@ def test_show_and_list_tell_how_the_copies_are(cluster: Cluster) -> None:
     assert (row["epoch"], row["owner"], row["hold_ms"]) == (7, "tokyo", 3.5)
     (resync,) = [r["progress"] for r in row["replicas"] if r["progress"]]
     assert {"left_bytes", "rate_bytes_s", "eta_seconds"} <= set(resync)
+
+
+def test_show_tells_which_copies_were_read_and_how_long_changes_held_io(cluster: Cluster) -> None:
+    read = progress(
+        "B", 0, phase="", reads=7, reads_local=3, reads_remote=4, reads_busy=2, in_flight=1, latency_us=1500
+    )
+    cluster.given("in_sync", progress=read)
+    shown = " ".join(cluster.vimraft("vol", "show", "pair").out.split())
+    for words in ("from the least loaded copy", "sent away (busy)", "1.5 ms", "waited 3.5 ms", "99%: 40 ms"):
+        assert words in shown, words
+    assert "tokyo 3.5 ms" in shown
+    row = cluster.vimraft("vol", "show", "pair", "-o", "json").json()["volume"]
+    assert row["holds"]["osaka"]["longest_ms"] == 41.0
+    assert (row["read_policy"], row["p99_hold_ms"], row["map_changes"]) == ("balance", 40.0, 12)
+
+
+def test_the_read_policy_is_set(cluster: Cluster) -> None:
+    done = cluster.vimraft("vol", "set", "pair", "--read-policy", "local")
+    assert done.code == 0, done.err
+    assert cluster.asked("set_read_policy") == [("pair", "local")]
+    assert "the owner's own sites" in done.out
+    assert cluster.vimraft("vol", "set", "pair", "--read-policy", "fastest").code == 2
 
 
 def test_a_copy_is_added_and_waited_for_until_it_is_in_sync(cluster: Cluster) -> None:

@@ -287,4 +287,4 @@ def test_figures_name_the_copies(plane: Plane) -> None:
     read(plane, 0, BLOCK)
     status = plane.volumes.status()["v"]
     assert [copy.name for copy in status.copies] == ["A", "B"]
-    assert sum(copy.reads for copy in status.copies) >= 1
+    assert sum(copy.reads_local + copy.reads_remote for copy in status.copies) >= 1

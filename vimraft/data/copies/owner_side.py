@@ -72,6 +72,7 @@ class OwnerSide:
         store: LocalStore,
         limits: Limits,
         installed: Callable[[Installed], None] = lambda _installed: None,
+        serving: Callable[[], None] = lambda: None,
     ) -> None:
         self.volume = first.volume
         self.shell = shell
@@ -83,6 +84,7 @@ class OwnerSide:
         self.closed = False
         self._store = store
         self._installed = installed
+        self._serving = serving
         self._me = shell.me
         self._timeout_s = limits.store_timeout_ns / 1e9
         self._give_up_s = limits.io_timeout_ns / 1e9 + _MARGIN_S
@@ -251,6 +253,7 @@ class OwnerSide:
         elif kind is Installed:
             self._installed(effect)  # type: ignore[arg-type]
         elif kind is Serving:
+            self._serving()
             self.shell.log("copies.serving", volume=self.volume, epoch=effect.epoch)  # type: ignore[union-attr]
 
     def _reply(self, reply: Reply) -> None:

@@ -7,13 +7,16 @@ themselves are in `vimraft.protocol`; their events are the owner's, under its lo
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.data.copies.owner_side import OwnerSide
 from vimraft.data.copies.verifying import Verifying
 from vimraft.data.feed import CopiesStatus, CopyStatus, MoveDone
+from vimraft.protocol.balance import CopyCounters
 from vimraft.protocol.handover import HandOver
 from vimraft.protocol.maps import Copy
-from vimraft.protocol.owner_effects import Effect, Installed
+from vimraft.protocol.owner_effects import Effect
 from vimraft.protocol.resync import Resync
 from vimraft.protocol.takeover import TakeOver
 
@@ -38,16 +41,10 @@ class Upkeep:
         self._hand_over: HandOver | None = None
         self.verifying = Verifying(side)
         self._move_token = -1
-        self._hold_ns = 0
-        self._longest_hold_ns = 0
 
     def start(self) -> None:
         self._side.event(self._takeover.start)
         self._later()
-
-    def installed(self, effect: Installed) -> None:
-        self._hold_ns = effect.hold_ns
-        self._longest_hold_ns = max(self._longest_hold_ns, effect.hold_ns)
 
     # --- resync -------------------------------------------------------------------------------------------
 
@@ -118,15 +115,28 @@ class Upkeep:
 
     def status(self) -> CopiesStatus:
         """Without the lock: each figure by itself is right."""
-        newest = self._owner.desk.newest
-        reads = {counters.copy: counters.reads for counters in self._owner.counters}
-        copies = tuple(self._copy_status(copy, reads.get(copy.name, 0)) for copy in newest.copies)
-        hold_us, longest_us = self._hold_ns // 1000, self._longest_hold_ns // 1000
-        return CopiesStatus(newest.epoch, self._takeover.phase, copies, hold_us, longest_us)
+        newest, balance = self._owner.desk.newest, self._owner.balance
+        counters = {one.copy: one for one in balance.counters}
+        copies = tuple(self._copy_status(copy, counters.get(copy.name)) for copy in newest.copies)
+        return CopiesStatus(newest.epoch, self._takeover.phase, copies, balance.switches)
 
-    def _copy_status(self, copy: Copy, reads: int) -> CopyStatus:
+    def _copy_status(self, copy: Copy, counters: CopyCounters | None) -> CopyStatus:
+        status = CopyStatus(copy.name, copy.state)
+        if counters is not None:
+            status = replace(
+                status,
+                reads_local=counters.local,
+                reads_remote=counters.remote,
+                reads_copying=counters.copying,
+                reads_failed=counters.failed,
+                reads_busy=counters.busy,
+                in_flight=counters.in_flight,
+                latency_us=counters.latency_ns // 1000,
+            )
         resync = self._resyncs.get(copy.name)
         if resync is None:
-            return CopyStatus(copy.name, copy.state, reads=reads)
+            return status
         p = resync.progress
-        return CopyStatus(copy.name, copy.state, p.phase, p.regions, p.left, p.copied_bytes, p.full, reads)
+        return replace(
+            status, phase=p.phase, regions=p.regions, left=p.left, copied_bytes=p.copied_bytes, full=p.full
+        )

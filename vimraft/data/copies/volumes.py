@@ -14,20 +14,23 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from vimraft.core.ids import ManagerName
+from vimraft.core.ids import LocalName, ManagerName
 from vimraft.data import feed
 from vimraft.data.copies.owner_side import Client, OwnerSide
 from vimraft.data.copies.shell import LocalStore, Shell
 from vimraft.data.copies.upkeep import Upkeep
 from vimraft.data.copies.workers import boottime_ns
 from vimraft.data.errors import IoError, TryAgain
+from vimraft.data.holds import Holds
 from vimraft.data.request import FLUSH, READ, TRIM, WRITE, ZERO, Op
+from vimraft.protocol.balance import Told
 from vimraft.protocol.desk import Limits
 from vimraft.protocol.owner_effects import Installed, Reply, RequestKind
 
 MAX_REQUEST_BYTES = 32 << 20
 """Of one request to a machine; longer zeros and trims are made one after the other."""
 MS = 1_000_000
+US = 1_000
 _NO_EPOCH = 1 << 62
 STORE_TIMEOUT_PART = 3
 """A store is taken for lost so early that there is time for a retirement within the I/O timeout."""
@@ -53,8 +56,10 @@ class OwnedVolume:
         former_epoch: int,
         cachers: Callable[[], Iterable[ManagerName]],
         io_timeout_s: Callable[[], float],
+        holds: Holds,
     ) -> None:
         self.name = first.name
+        self._holds = holds
         self._shell = shell
         self._store = store
         self._former_epoch = former_epoch
@@ -73,7 +78,7 @@ class OwnedVolume:
     def follow(self, newer: feed.VolumeMap) -> None:
         """Does not wait; see `wait_installed`."""
         assert newer.copies is not None, "only maps with copies come here"
-        newest = newer.copies.map
+        newest, reading = newer.copies.map, newer.copies.reading
         with self._beginning:
             self._newest = newer
             side = self._side
@@ -81,6 +86,7 @@ class OwnedVolume:
                 if newest.epoch > self._former_epoch:
                     self._begin(newer.copies)
                 return
+        side.owner.balance.preference = reading
         side.event(lambda now_ns: side.owner.applied(newest, now_ns))
 
     def reopened(self) -> None:
@@ -90,9 +96,16 @@ class OwnedVolume:
                 self._begin(self._newest.copies)
 
     def _begin(self, copies: feed.CopiesMap) -> None:
+        began_ns, epoch = boottime_ns(), copies.map.epoch
         side = OwnerSide(
-            self._shell, copies.map, self._store, limits(self._io_timeout_s()), self._note_installed
+            self._shell,
+            copies.map,
+            self._store,
+            limits(self._io_timeout_s()),
+            self._note_installed,
+            serving=lambda: self._holds.note(epoch, boottime_ns() - began_ns),
         )
+        side.owner.balance.preference = copies.reading
         book = self._shell.leases
         side.event(lambda now_ns: side.owner.leases_changed(book.installed, now_ns))
         self._upkeep = Upkeep(side, self._cachers())
@@ -101,8 +114,7 @@ class OwnedVolume:
         self._upkeep.start()
 
     def _note_installed(self, effect: Installed) -> None:
-        if self._upkeep is not None:
-            self._upkeep.installed(effect)
+        self._holds.note(effect.epoch, effect.hold_ns)
         with self._changed:
             self._epoch = max(self._epoch, effect.epoch)
             self._changed.notify_all()
@@ -169,6 +181,12 @@ class OwnedVolume:
         if side is not None:
             side.event(lambda now_ns: side.owner.leases_changed(self._shell.leases.installed, now_ns))
 
+    def note_loads(self, loads: dict[LocalName, Told]) -> None:
+        side = self._side
+        if side is not None:
+            with side.lock:
+                side.owner.balance.tell(loads, boottime_ns())
+
     def move(self, token: int, new_owner: ManagerName) -> None:
         if self._upkeep is None:
             self._shell.tell(feed.MoveDone(token, False, f"{self.name}: its owner does not serve yet"))
@@ -227,7 +245,7 @@ class OwnedVolumes:
             self._met = True
             self._former = {volume.name: volume.epoch for volume in volumes if volume.owned}
 
-    def open(self, first: feed.VolumeMap) -> OwnedVolume:
+    def open(self, first: feed.VolumeMap, holds: Holds | None = None) -> OwnedVolume:
         volume = self._volumes[first.name] = OwnedVolume(
             self.shell,
             self.store_of(first),
@@ -235,6 +253,7 @@ class OwnedVolumes:
             former_epoch=self._former.get(first.name, 0),
             cachers=self._cachers,
             io_timeout_s=self._io_timeout_s,
+            holds=holds or Holds(),
         )
         if self._leased:
             volume.reopened()  # the first lease may have come meanwhile
@@ -256,6 +275,16 @@ class OwnedVolumes:
     def note_leases(self, leases: feed.Leases) -> None:
         self.shell.leases.table(leases, boottime_ns())
         self._leases_changed()
+
+    def note_loads(self, loads: feed.Loads) -> None:
+        by_volume: dict[str, dict[LocalName, Told]] = {}
+        for row in loads.rows:
+            told = Told(row.in_flight, row.latency_us * US)
+            by_volume.setdefault(row.volume, {})[LocalName(row.copy)] = told
+        for name, rows in by_volume.items():
+            volume = self._volumes.get(name)
+            if volume is not None:
+                volume.note_loads(rows)
 
     def _leases_changed(self) -> None:
         for volume in tuple(self._volumes.values()):
