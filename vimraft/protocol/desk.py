@@ -7,6 +7,7 @@ Time comes in with each event (`now_ns`, CLOCK_BOOTTIME) and effects are collect
 """
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from msgspec import Struct
@@ -190,22 +191,23 @@ class Desk:
         return len(self._asks) >= MAX_ASKS
 
     def ask(self, ask: Ask) -> None:
-        self._number += 1
-        ask.number = self._number
+        self._number = number = self._number + 1
+        ask.number = number
         ask.session = self._sessions.setdefault(ask.store, self._first_session)
         ask.epoch = self.map.epoch
         ask.deadline_ns = deadline_ns = self.now_ns + self.limits.store_timeout_ns
         if deadline_ns < self.soonest_ns:
             self.soonest_ns = deadline_ns
-        self._asks[ask.number] = ask
+        self._asks[number] = ask
         self.effects.append(Send(ask.store, store_request(ask, self.map.volume, self.leases.own.incarnation)))
 
     def answered(self, store: ManagerName, answer: Answer) -> None:
         """An answer that nobody waits for any more is dropped: it belongs to a session that was given up."""
-        ask = self._asks.get(answer.number)
+        number = answer.number
+        ask = self._asks.get(number)
         if ask is None or ask.store != store:
             return
-        del self._asks[answer.number]
+        del self._asks[number]
         if answer.boot:
             self.tracker.boot(store, answer.boot)
         ask.op.answered(ask, answer)
@@ -247,6 +249,8 @@ class Desk:
         return [end for end in ends if end is not None]
 
     def gate_open(self) -> bool:
+        if not self._gate:
+            return True
         for manager, index in list(self._gate.items()):
             if self._installed.get(manager, -1) >= index or self.leases.others.ended(manager, self.now_ns):
                 del self._gate[manager]
@@ -256,23 +260,25 @@ class Desk:
     def ours(self) -> bool:
         return self.newest.owner == self.me
 
-    def needed(self) -> set[LocalName]:
+    def needed(self) -> AbstractSet[LocalName]:
         """Who must have what was sent by `map` before it may be acknowledged by `newest`. Where a move has
         ended, a copy's name stands for other segments: whatever stood for those must have it as well."""
-        wanted = names(self.newest.in_sync)
-        if self.map is not self.newest:
-            for name in list(wanted):
-                moving = moving_name(name)
-                if self.map.copy(moving) is not None and self.newest.copy(moving) is None:
-                    wanted.add(moving)
+        newest = self.newest
+        if self.map is newest:
+            return newest.in_sync_names
+        wanted = set(newest.in_sync_names)
+        for name in newest.in_sync_names:
+            moving = moving_name(name)
+            if self.map.copy(moving) is not None and newest.copy(moving) is None:
+                wanted.add(moving)
         return wanted
 
     def may_acknowledge(self) -> bool:
-        return self.ours and not self.undecided and self.gate_open()
+        return self.newest.owner == self.me and not self.undecided and (not self._gate or self.gate_open())
 
     def may_read(self) -> bool:
         """Checked after the request arrived, before it is sent to a store."""
-        if not self.ours:
+        if self.newest.owner != self.me:
             return False
         if not self.rules.check_lease or self.leases.own.holds(self.now_ns):
             return True

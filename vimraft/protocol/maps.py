@@ -5,6 +5,7 @@ one replaces it. Ranges are bytes of the virtual volume, as clients use them.
 """
 
 from bisect import bisect_right
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -23,7 +24,7 @@ class Part(Struct, frozen=True, gc=False):
     store: ManagerName
 
 
-class Copy(Struct, frozen=True, gc=False):
+class Copy(Struct, frozen=True, dict=True):
     name: LocalName
     state: ReplicaState
     parts: tuple[Part, ...]
@@ -34,12 +35,16 @@ class Copy(Struct, frozen=True, gc=False):
     moves: LocalName | None = None
     """These are segments that will take the place of some of that copy: written like a syncing one."""
 
-    @property
+    @cached_property
     def stores(self) -> tuple[ManagerName, ...]:
         return tuple(dict.fromkeys(part.store for part in self.parts))
 
     def split(self, first: int, end: int) -> list[Part]:
         """The stores that have `first … end-1`, each with its bytes of it."""
+        if len(self.parts) == 1:
+            only = self.parts[0]
+            if only.first <= first < end <= only.end:
+                return [Part(first, end, only.store)]
         at = max(0, bisect_right(self.parts, first, key=lambda part: part.first) - 1)
         found: list[Part] = []
         while at < len(self.parts) and self.parts[at].first < end:
@@ -50,7 +55,9 @@ class Copy(Struct, frozen=True, gc=False):
         return found
 
 
-class VolumeMap(Struct, frozen=True, gc=False):
+class VolumeMap(Struct, frozen=True, dict=True):
+    """What is derived of it is kept with it: every request asks."""
+
     volume: VolumeName
     index: int
     """Of the tables that it was made from, at the change that brought its epoch, or later."""
@@ -61,24 +68,36 @@ class VolumeMap(Struct, frozen=True, gc=False):
     lossy_epoch: int = 0
     """The epoch in which the last in-sync copy lost what was not flushed; 0: never."""
 
-    @property
+    @cached_property
     def in_sync(self) -> tuple[Copy, ...]:
         return tuple(copy for copy in self.copies if copy.state == "in_sync")
 
-    @property
+    @cached_property
     def syncing(self) -> tuple[Copy, ...]:
         return tuple(copy for copy in self.copies if copy.state == "syncing")
 
-    @property
+    @cached_property
     def targets(self) -> tuple[Copy, ...]:
         """Writes go there."""
         return tuple(copy for copy in self.copies if copy.state in ("in_sync", "syncing"))
 
+    @cached_property
+    def in_sync_names(self) -> frozenset[LocalName]:
+        return frozenset(copy.name for copy in self.in_sync)
+
+    @cached_property
+    def _by_name(self) -> dict[LocalName, Copy]:
+        return {copy.name: copy for copy in self.copies}
+
     def copy(self, name: LocalName) -> Copy | None:
-        return next((copy for copy in self.copies if copy.name == name), None)
+        return self._by_name.get(name)
 
     def sole(self) -> bool:
         """Every in-sync segment lies at the owner's own sites."""
+        return self._sole
+
+    @cached_property
+    def _sole(self) -> bool:
         return all(part.store == self.owner for copy in self.in_sync for part in copy.parts)
 
     @property

@@ -43,19 +43,16 @@ _NEVER = 1 << 62
 class _Client:
     """A request that is not answered, or whose range is still being made equal."""
 
-    __slots__ = ("deadline_ns", "has_room", "lock", "op", "request")
+    __slots__ = ("deadline_ns", "has_room", "lock", "op", "regions", "request")
 
     def __init__(self, request: ClientRequest, lock: int, deadline_ns: int) -> None:
         self.request = request
+        self.regions = regions_of(request.first, request.end)
         self.lock = lock
         self.deadline_ns = deadline_ns
         self.has_room = False
         """Its regions count as active, though nothing has been sent yet."""
         self.op: Write | Read | None = None
-
-    @property
-    def regions(self) -> range:
-        return regions_of(self.request.first, self.request.end)
 
 
 class Owner:
@@ -178,7 +175,10 @@ class Owner:
         if request.kind == "flush":
             self._when_serving(lambda: self._flush(client))
             return
-        self._when_serving(lambda: self._enter(client))
+        if self.serving and not desk.held:
+            self._enter(client)
+        else:
+            self._when_serving(lambda: self._enter(client))
 
     def _when_serving(self, call: Callable[[], None]) -> None:
         if self.serving:
@@ -238,7 +238,9 @@ class Owner:
 
     def unlock(self, token: int) -> None:
         self._locks.pop(token, None)
-        self._granted(self.desk.ranges.release(token))
+        granted = self.desk.ranges.release(token)
+        if granted:
+            self._granted(granted)
 
     def _start(self, client: _Client) -> None:
         request, desk = client.request, self.desk
@@ -453,12 +455,13 @@ class Owner:
 
     def end(self) -> list[Effect]:
         desk = self.desk
-        if "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
+        if self._holds and "map" in self._holds and desk.in_flight == 0 and desk.map is not desk.newest:
             self._install()
         if self._for_room and desk.ours and not desk.held:
             self._use_room()
-        for look in self._followers[:]:
-            look()
+        if self._followers:
+            for look in self._followers[:]:
+                look()
         if desk.ours and (desk.room_wanted or desk.tracker.ripe(desk.now_ns)):
             self.clearing.look()
         self._set_timer()

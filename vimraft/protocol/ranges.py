@@ -20,19 +20,22 @@ MAX_LOCKED = 4_096
 
 
 class _Entry:
-    __slots__ = ("behind", "end", "exclusive", "first", "token", "waits_for")
+    __slots__ = ("behind", "end", "exclusive", "first", "high", "low", "token", "waits_for")
 
     def __init__(self, token: int, first: int, end: int, exclusive: bool) -> None:
         self.token = token
         self.first = first
         self.end = end
         self.exclusive = exclusive
+        self.low = first // BUCKET_BYTES
+        self.high = (end - 1) // BUCKET_BYTES
+        """First and last bucket."""
         self.waits_for = 0
         self.behind: list[_Entry] = []
 
     @property
-    def buckets(self) -> range:
-        return range(self.first // BUCKET_BYTES, (self.end - 1) // BUCKET_BYTES + 1)
+    def wide(self) -> bool:
+        return self.high - self.low >= MAX_BUCKETS_EACH
 
     def conflicts(self, other: "_Entry") -> bool:
         return (
@@ -107,34 +110,38 @@ class RangeLock:
 
     def _near(self, entry: _Entry) -> Iterable[_Entry]:
         """Every entry that may overlap `entry`, each once."""
-        buckets = entry.buckets
-        if len(buckets) > MAX_BUCKETS_EACH:
-            return list(self._entries.values())
-        if len(buckets) == 1:
-            here = self._buckets.get(buckets[0])
+        if entry.low == entry.high:
+            here = self._buckets.get(entry.low)
             if not here:
                 return list(self._wide.values()) if self._wide else ()
             return [*here.values(), *self._wide.values()]
+        if entry.wide:
+            return list(self._entries.values())
         near: dict[int, _Entry] = {}
-        for bucket in buckets:
+        for bucket in range(entry.low, entry.high + 1):
             here = self._buckets.get(bucket)
             if here:
                 near |= here
         return [*near.values(), *self._wide.values()]
 
     def _put(self, entry: _Entry) -> None:
-        self._entries[entry.token] = entry
-        buckets = entry.buckets
-        if len(buckets) > MAX_BUCKETS_EACH:
-            self._wide[entry.token] = entry
+        token = entry.token
+        self._entries[token] = entry
+        if entry.wide:
+            self._wide[token] = entry
             return
-        for bucket in buckets:
-            self._buckets.setdefault(bucket, {})[entry.token] = entry
+        for bucket in range(entry.low, entry.high + 1):
+            here = self._buckets.get(bucket)
+            if here is None:
+                self._buckets[bucket] = {token: entry}
+            else:
+                here[token] = entry
 
     def _drop(self, entry: _Entry) -> None:
-        if self._wide.pop(entry.token, None) is not None:
+        if entry.wide:
+            del self._wide[entry.token]
             return
-        for bucket in entry.buckets:
+        for bucket in range(entry.low, entry.high + 1):
             here = self._buckets[bucket]
             del here[entry.token]
             if not here:

@@ -9,15 +9,17 @@ A read that spans stores is followed piece by piece: a piece that failed is read
 have it at other stores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vimraft.core.ids import LocalName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.balance import Balance
 from vimraft.protocol.desk import Desk
+from vimraft.protocol.maps import Copy
 
 MAX_READ_ATTEMPTS = 3
 """Rounds through all copies before an error goes to the client; between two of them time passes."""
+_NONE: frozenset[LocalName] = frozenset()
 
 
 class Read:
@@ -40,7 +42,7 @@ class Read:
         self._ended = ended
         self._rightful = rightful
         self._found: list[tuple[int, bytes]] = []
-        self._tried: dict[tuple[int, int], set[LocalName]] = {}
+        self._tried: dict[tuple[int, int], frozenset[LocalName]] = {}
         self._wait: list[tuple[int, int]] = [(first, end)]
         """Pieces to be asked for."""
         self._under_way = 0
@@ -68,13 +70,14 @@ class Read:
             desk.ask(ask)
 
     def _asks(self, first: int, end: int) -> list[Ask]:
-        tried = self._tried.get((first, end), set())
-        copies = self._desk.map.in_sync
-        left = [copy for copy in copies if copy.name not in tried] or list(copies)
+        tried = self._tried.get((first, end), _NONE)
+        left: Sequence[Copy] = self._desk.map.in_sync
+        if tried:
+            left = [copy for copy in left if copy.name not in tried] or left
         copy = self._balance.choose(left, self._desk.now_ns)
         asks: list[Ask] = []
+        must = len(left) == 1
         for part in copy.split(first, end):
-            must = len(left) == 1
             asks.append(Ask("read", part.store, copy.name, part.first, part.end, self, must=must))
             self._tried[(part.first, part.end)] = tried | {copy.name}
         return asks
@@ -84,15 +87,15 @@ class Read:
         self._under_way -= 1
         took_ns = desk.now_ns - ask.sent_ns
         self._balance.ended(ask.copy, answer.how, took_ns, desk.now_ns, copying=not self._rightful)
-        piece = (ask.first, ask.end)
         exhausted = False
         if answer.how == "done":
             self._found.append((ask.first, answer.data))
         else:
+            piece = (ask.first, ask.end)
             self._wait.append(piece)
             if answer.how == "older":
                 self._tried.pop(piece, None)
-            exhausted = {copy.name for copy in desk.map.in_sync} <= self._tried.get(piece, set())
+            exhausted = desk.map.in_sync_names <= self._tried.get(piece, _NONE)
         if self._under_way == 0:
             desk.in_flight -= 1
         if self.over:
@@ -149,4 +152,9 @@ class Read:
         self._desk.parked.pop(id(self), None)
         if self._timer is not None:
             self._desk.never(self._timer)
-        self._ended(data)
+        ended, self._ended = self._ended, _nothing
+        ended(data)
+
+
+def _nothing(_data: bytes | None) -> None:
+    """What has ended refers to nobody: a cycle would keep its data until the collector comes."""

@@ -13,13 +13,13 @@ Keeps INV-2, INV-3 and INV-4:
   made all copies equal there, in a newer session at its stores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask, WriteKind
 from vimraft.protocol.desk import Desk
-from vimraft.protocol.maps import regions_of
+from vimraft.protocol.maps import Copy, regions_of
 
 MAX_ATTEMPTS = 3
 """Sends to a store whose connection ended, before its copy counts as failed."""
@@ -78,26 +78,24 @@ class Write:
         self._ok.clear()
         self._failed.clear()
         self._again.clear()
-        wanted = [copy for copy in desk.map.targets if self._only is None or copy.name in self._only]
-        self._send_to([copy.name for copy in wanted])
+        wanted: Iterable[Copy] = desk.map.targets
+        if self._only is not None:
+            wanted = [copy for copy in wanted if copy.name in self._only]
+        self._send_to(wanted)
 
-    def _send_to(self, wanted: list[LocalName]) -> None:
-        desk = self._desk
+    def _send_to(self, wanted: Iterable[Copy]) -> None:
+        desk, kind, fua, data = self._desk, self.kind, self.fua, self.data
+        first, end = self.first, self.end
         asks: list[Ask] = []
-        for name in wanted:
-            copy = desk.map.copy(name)
-            if copy is None:
-                continue
-            parts = copy.split(self.first, self.end)
+        for copy in wanted:
+            name, parts = copy.name, copy.split(first, end)
             self._asked[name] = len(parts)
             if not parts:
                 self._ok.add(name)  # it has nothing of this range
             for part in parts:
-                data = self.data[part.first - self.first : part.end - self.first] if self.data else b""
+                some = data if len(parts) == 1 else data[part.first - first : part.end - first]
                 self.stores.add(part.store)
-                asks.append(
-                    Ask(self.kind, part.store, name, part.first, part.end, self, data=data, fua=self.fua)
-                )
+                asks.append(Ask(kind, part.store, name, part.first, part.end, self, data=some, fua=fua))
         if asks:
             desk.in_flight += 1
             desk.parked.pop(id(self), None)
@@ -107,18 +105,19 @@ class Write:
 
     def answered(self, ask: Ask, answer: Answer) -> None:
         name = ask.copy
-        self._asked[name] -= 1
+        left = self._asked[name] = self._asked[name] - 1
         self._under_way -= 1
-        if answer.how in ("older", "lost", "full"):
+        if answer.how == "done":
+            if left == 0 and name not in self._failed and name not in self._again:
+                self._ok.add(name)
+        elif answer.how in ("older", "lost", "full"):
             self._again.add(name)
             if answer.how == "lost":
                 self._attempts += 1
             elif answer.how == "full":
                 self._desk.room_wanted = True
-        elif answer.how != "done":
+        else:
             self._failed.add(name)
-        elif self._asked[name] == 0 and name not in self._failed and name not in self._again:
-            self._ok.add(name)
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()
@@ -132,6 +131,12 @@ class Write:
         """Nothing is under way: end, or find out what to wait for. Called again when that changes."""
         desk = self._desk
         if self.over or self._under_way:
+            return
+        if self._only is None and not desk.newest.syncing and desk.needed() <= self._ok:
+            if desk.may_acknowledge():  # the ordinary end
+                self._end("done")
+            else:
+                desk.parked[id(self)] = self
             return
         desk.parked[id(self)] = self
         if not desk.ours:
@@ -177,7 +182,8 @@ class Write:
         if again and not self._desk.held:
             self._again.clear()
             self._failed -= again
-            self._send_to(sorted(again))
+            copies = [self._desk.map.copy(name) for name in sorted(again)]
+            self._send_to([copy for copy in copies if copy is not None])
         if self.parked:
             self.settle()
 
@@ -200,4 +206,9 @@ class Write:
         self._desk.parked.pop(id(self), None)
         if self._timer is not None:
             self._desk.never(self._timer)
-        self._ended(how)
+        ended, self._ended, self._acknowledged = self._ended, _nothing, None
+        ended(how)
+
+
+def _nothing(_how: End) -> None:
+    """What has ended refers to nobody: a cycle would keep its data until the collector comes."""
