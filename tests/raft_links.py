@@ -96,6 +96,9 @@ class LinkEnd:
         self.links.destroy()
 
 
+Make = Callable[..., LinkEnd]
+
+
 def run_until(ends: Sequence[LinkEnd], condition: Callable[[], Any], what: str, timeout_s: float = 8) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -110,6 +113,17 @@ def run_for(ends: Sequence[LinkEnd], seconds: float) -> None:
     while time.monotonic() < deadline:
         for end in ends:
             end.round()
+
+
+def linked(a: LinkEnd, b: LinkEnd) -> None:
+    run_until([a, b], lambda: a.sees(b.address) and b.sees(a.address), "a link")
+
+
+def refused(a: LinkEnd, b: LinkEnd, *, at: LinkEnd, other: LinkEnd) -> str:
+    run_until([a, b], lambda: at.why(other.address), "a refusal")
+    assert not a.connected
+    assert not b.connected
+    return at.why(other.address)
 
 
 class Authority:

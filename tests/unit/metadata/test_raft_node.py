@@ -1,149 +1,25 @@
 """One Raft node among peers that the test plays: what it says, when, and what it takes in."""
 
-import asyncio
 import errno
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pysyncobj import FAIL_REASON
-from pysyncobj.monotonic import monotonic
 from pysyncobj.node import Node, TCPNode
 
+from tests.raft_bench import HERE, OTHER, PEER, Bench
 from tests.raft_cases import free_addresses
 from tests.simulation.disk import SimDisk
 from vimraft.core.tables import State
-from vimraft.metadata.port import UnknownOutcome
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.elections import PRE_VOTE, PRE_VOTE_REPLY
-from vimraft.metadata.pysyncobj.environment import AtOnce, Environment
-from vimraft.metadata.pysyncobj.gate import GatedTransport
 from vimraft.metadata.pysyncobj.inbox import STEP_ASIDE
 from vimraft.metadata.pysyncobj.journal import open_journal
-from vimraft.metadata.pysyncobj.member_changes import MemberChanges
 from vimraft.metadata.pysyncobj.members import encode_change
-from vimraft.metadata.pysyncobj.node import EXIT_DATA, Dead, NodeHooks, RaftNode
-from vimraft.metadata.pysyncobj.proposals import Proposals
-from vimraft.metadata.pysyncobj.recovery import recover
+from vimraft.metadata.pysyncobj.node import EXIT_DATA, Dead, NodeHooks
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot, encode_snapshot
-
-HERE, PEER, OTHER = free_addresses(3)
-DENIED = FAIL_REASON.REQUEST_DENIED
-
-
-class Post(GatedTransport):
-    """Everybody is connected; what is sent is kept."""
-
-    def __init__(self, node: Any, self_node: Node, other_nodes: set[Node]) -> None:
-        super().__init__(node, self_node, other_nodes)
-        self.nodes: dict[str, Node] = {}
-        self.sent: list[tuple[str, dict[str, Any]]] = []
-        self._fresh = list(other_nodes)
-        node.addOnTickCallback(self._connect)
-
-    def addNode(self, node: Node) -> None:
-        self._fresh.append(node)
-
-    def dropNode(self, node: Node) -> None:
-        self.nodes.pop(node.id, None)
-
-    def _connect(self) -> None:
-        while self._fresh:
-            node = self._fresh.pop()
-            self.nodes[node.id] = node
-            self._onNodeConnected(node)
-
-    def _transmit(self, node: Node, message: dict[str, Any]) -> bool:
-        self.sent.append((node.id, message))
-        return True
-
-
-class Bench:
-    """The node under test, its disk, and its peers' side of the links."""
-
-    def __init__(self, path: Path) -> None:
-        self.disk = SimDisk()
-        self.config = PySyncObjConfig(
-            self_address=HERE,
-            members=(HERE, PEER, OTHER),
-            data_dir=path,
-            allow_plaintext=True,
-            journal_slack_bytes=0,
-        )
-        self.applied: list[bytes] = []
-        self.ended: list[tuple[int, str]] = []
-        self.late_s = 0.0
-        self.start()
-
-    def start(self) -> None:
-        hooks = NodeHooks(
-            apply=self._apply, fatal=lambda code, why: self.ended.append((code, why)), changed=lambda: None
-        )
-        environment = Environment(self.disk, monotonic, random.Random(1), Post, AtOnce())
-        self.node = RaftNode(self.config, recover(self.disk, self.config), hooks, environment)
-        self.post: Post = self.node.transport
-        self.run()
-
-    def _apply(self, state: State, data: bytes) -> tuple[State, bytes]:
-        self.applied.append(data)
-        return state, b"done:" + data
-
-    def run(self, rounds: int = 1) -> None:
-        for _ in range(rounds):
-            self.node.pump(0)
-
-    def receive(self, message: dict[str, Any], sender: str = PEER) -> None:
-        """A message; not yet the round that follows."""
-        self.node._receive(TCPNode(sender), message)
-
-    def said(self, kind: str) -> list[dict[str, Any]]:
-        return [message for _, message in self.post.sent if message["type"] == kind]
-
-    def forget(self) -> None:
-        self.post.sent.clear()
-
-    def entries(self, *commands: bytes, term: int = 5, after: int | None = None) -> dict[str, Any]:
-        """append_entries of PEER, which leads."""
-        previous = self.node.last_index if after is None else after
-        return {
-            "type": "append_entries",
-            "term": term,
-            "commit_index": 0,
-            "prevLogIdx": previous,
-            "prevLogTerm": self.node.journal[previous - self.node.journal[0][1]][2],
-            "entries": [(command, previous + 1 + i, term) for i, command in enumerate(commands)],
-        }
-
-    def lead(self) -> None:
-        """An election that everybody is for."""
-        self.node._SyncObj__raftElectionDeadline = 0.0
-        self.run()
-        term = self.node.raftCurrentTerm + 1
-        self.receive({"type": PRE_VOTE_REPLY, "term": term, "granted": True})
-        self.run()
-        assert self.node.raftCurrentTerm == term
-        self.receive({"type": "response_vote", "term": term})
-        self.run()
-        assert self.node._isLeader()
-
-    def lead_alone(self) -> None:
-        self.node._SyncObj__raftElectionDeadline = 0.0
-        self.run()
-        assert self.node._isLeader()
-
-    def acknowledge(self, index: int, *, sender: str = PEER, **changed: Any) -> None:
-        message = {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True}
-        self.receive({**message, "term": self.node.raftCurrentTerm, **changed}, sender)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.node.close()
-
 
 # --- what leaves when -------------------------------------------------------------------------------
 
@@ -490,106 +366,6 @@ def test_a_leader_whose_log_differs_where_ours_is_decided_ends_the_process(bench
         bench.receive(differs, OTHER)
     assert [code for code, _ in bench.ended] == [EXIT_DATA]
     assert "not the cluster's" in bench.ended[0][1]
-
-
-def test_a_cut_tail_takes_its_membership_change_with_it(bench: Bench) -> None:
-    fourth = free_addresses(1)[0]
-    bench.receive(bench.entries(b"\x00a", encode_change("observe", fourth)))
-    bench.run()
-    assert fourth in bench.node.known_members
-    assert bench.node.talks_to(TCPNode(fourth))
-    bench.receive(bench.entries(b"\x00b", term=6, after=bench.node.last_index - 1), OTHER)
-    bench.run()
-    assert bench.node.known_members.keys() == {HERE, PEER, OTHER}
-    assert not bench.node.talks_to(TCPNode(fourth))
-
-
-def test_the_status_shows_a_change_of_the_members_from_the_round_that_takes_it_in(bench: Bench) -> None:
-    """Who has been told that a member is gone must not be shown it any more."""
-    for command, present in ((encode_change("rem", OTHER), False), (encode_change("add", OTHER), True)):
-        bench.receive(bench.entries(command))
-        bench.run()
-        assert (OTHER in bench.node.known_members) == present
-        published = bench.node.published
-        assert published is not None
-        assert (OTHER in {peer.address for peer in published[1].peers}) == present
-
-
-def test_one_change_at_a_time_and_only_after_the_own_terms_first_entry(bench: Bench) -> None:
-    fourth, fifth = free_addresses(2)
-    codes: list[int] = []
-    note: Callable[..., None] = lambda _, code: codes.append(code)  # noqa: E731
-    bench.lead()
-    bench.node.change_members(encode_change("observe", fourth), note)
-    bench.run()
-    assert codes == [DENIED]  # nothing of this term is committed
-    bench.acknowledge(bench.node.last_index)
-    bench.run()
-    bench.node.change_members(encode_change("observe", fourth), note)
-    bench.node.change_members(encode_change("observe", fifth), note)
-    bench.run()
-    assert codes == [DENIED, DENIED]
-    assert fourth in bench.node.known_members
-    bench.acknowledge(bench.node.last_index)
-    bench.run()
-    assert codes == [DENIED, DENIED, FAIL_REASON.SUCCESS]
-
-
-async def test_a_removal_that_may_still_be_replaced_is_not_called_done(bench: Bench) -> None:
-    """The log holds it before the barrier and after it, but not the same one: a new leader has cut the first,
-    and its own is not decided."""
-    removal = encode_change("rem", OTHER)
-    bench.receive(bench.entries(b"\x00a", removal))
-    bench.run()
-    loop = asyncio.get_running_loop()
-    proposals = Proposals(HERE, loop, lambda: True, lambda: None)
-
-    async def barrier(*, deadline_ms: int) -> State:
-        del deadline_ms
-        after = bench.entries(b"\x00barrier", removal, term=6, after=1)
-        bench.receive({**after, "commit_index": 2})
-        bench.run(3)
-        assert bench.node.raftLastApplied == 2
-        return bench.node.state
-
-    changes = MemberChanges(bench.node, proposals, loop, barrier)
-    assert OTHER not in bench.node.known_members
-    with pytest.raises(UnknownOutcome):
-        await changes.remove(OTHER, deadline_ms=150)
-    bench.receive({**bench.entries(term=6), "commit_index": 3})
-    bench.run(3)
-    barrier_passed: Callable[..., Any] = lambda **_: asyncio.sleep(0)  # noqa: E731
-    await MemberChanges(bench.node, proposals, loop, barrier_passed).remove(OTHER, deadline_ms=150)
-
-
-def test_a_change_that_nobody_can_read_does_not_come_into_the_log(bench: Bench) -> None:
-    bench.lead()
-    bench.acknowledge(bench.node.last_index)
-    bench.run()
-    before = bench.node.last_index
-    codes: list[int] = []
-    for command in (b"\x02", b"\x02\x93\xa3add", b"\x02\x80\x02.", encode_change("add", "nowhere")):
-        bench.node.change_members(command, lambda _, code: codes.append(code))
-    bench.run()
-    assert codes == [DENIED] * 4
-    assert bench.node.last_index == before
-
-
-def test_an_observer_is_never_counted(bench: Bench) -> None:
-    fourth = free_addresses(1)[0]
-    bench.lead()
-    bench.acknowledge(bench.node.last_index)
-    bench.run()
-    bench.node.change_members(encode_change("observe", fourth), lambda *_: None)
-    bench.run(2)
-    bench.node.commit(b"x", lambda *_: None)
-    bench.run()
-    bench.acknowledge(bench.node.last_index, sender=fourth)
-    bench.run()
-    assert not bench.applied
-    bench.acknowledge(bench.node.last_index, sender=OTHER)
-    bench.run()
-    assert bench.applied == [b"x"]
 
 
 def test_answers_to_an_earlier_life_are_not_taken_for_ones_to_this(tmp_path: Path) -> None:
