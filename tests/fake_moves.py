@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from vimraft.api import schema as s
 from vimraft.api import schema_moves as mv
+from vimraft.api import schema_verify as vf
 from vimraft.api.errors import Refused
 from vimraft.core.reasons import NotFound
 
@@ -20,6 +21,8 @@ class FakeMoves:
     reply: s.StatusReply
     jobs_known: dict[str, list[s.JobReply]]
     in_trash: dict[int, s.VolumeStatus]
+    found = vf.VerifyReport("pair", 1 << 20, 8, 8, 8, 0, 0, 0, True, (), ())
+    """By a comparison of copies."""
 
     def _note(self, what: str, body: Any, request_id: str | None) -> None:
         raise NotImplementedError
@@ -99,6 +102,16 @@ class FakeMoves:
 
     async def save(self, name: str, request: mv.SaveRequest, *, who: str) -> s.JobReply:
         return self._started("save", (name, request), "tokyo.3")
+
+    async def verify(self, name: str, request: vf.VerifyRequest, *, who: str) -> s.JobReply:
+        running = self._started("verify", (name, request), "tokyo.4")
+        half, done = self.jobs_known["tokyo.4"]
+        self.jobs_known["tokyo.4"] = [half, replace(done, verified=self.found)]
+        return running
+
+    async def verify_step(self, name: str, step: vf.VerifyStep) -> vf.VerifyStepReply:
+        self._note("verify_step", (name, step), None)
+        return vf.VerifyStepReply("moved", step.tally)
 
     async def jobs(self, *, passed: bool) -> mv.JobsReply:
         return mv.JobsReply(jobs=tuple(answers[0] for answers in self.jobs_known.values()))

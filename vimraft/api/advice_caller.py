@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from vimraft.api import caller_errors as caller
 from vimraft.api.advice_codes import STATUS, Advice, exit_code_of, listed, make_advice, unknown_outcome
+from vimraft.api.advice_copies import from_comparing
 from vimraft.api.advice_meta import from_meta_error
 from vimraft.api.units import format_age
 
@@ -33,6 +34,8 @@ def from_caller_error(error: caller.CallerError) -> Advice:
             return Advice(error.status, exit_code_of(error.reply.code), error.reply)
         case caller.JobFailed():
             return _job_failed(error)
+        case caller.CopiesDiffer() | caller.NotAllCompared():
+            return from_comparing(error)
         case caller.MetaError():
             return from_meta_error(error)
         case caller.Unreachable():

@@ -7,6 +7,7 @@ vimraft.api.advice calls in.
 from typing import assert_never
 
 from vimraft.api.advice_codes import NOTHING_LOST, Advice, listed, make_advice, unknown_outcome
+from vimraft.api.caller_errors import CopiesDiffer, NotAllCompared
 from vimraft.api.errors_copies import (
     AnswersStill,
     CopyFault,
@@ -109,6 +110,23 @@ def from_copy_fault(error: CopyFault) -> Advice:
             return make_advice(
                 "internal", f"{type(error).__name__}: {error.name}", "look into the manager's log"
             )
+
+
+def from_comparing(error: CopiesDiffer | NotAllCompared) -> Advice:
+    why = f" ({error.why})" if error.why else ""
+    if isinstance(error, NotAllCompared):
+        return make_advice(
+            "unavailable",
+            f"no difference was found, but copies of virtual volume {error.volume!r} could not be compared "
+            f"everywhere{why}",
+            f"see how its copies are with: vimraft vol show {error.volume}; then compare them again",
+        )
+    return make_advice(
+        "conflict",
+        f"copies of virtual volume {error.volume!r} differ in {error.regions} regions{why}",
+        "once it is clear which copy is right: "
+        f"vimraft copy verify {error.volume} --repair --source SITE/COPY",
+    )
 
 
 def _no_space_for_copy(reason: NoSpaceForCopy) -> Advice:

@@ -109,6 +109,25 @@ class JobFailed(CallerError):
         self.reply = reply
 
 
+class CopiesDiffer(CallerError):
+    """They were compared, and are not equal in so many regions."""
+
+    def __init__(self, volume: str, regions: int, why: str) -> None:
+        super().__init__(volume)
+        self.volume = volume
+        self.regions = regions
+        self.why = why
+
+
+class NotAllCompared(CallerError):
+    """No difference was found, but not every region of every copy in sync could be compared."""
+
+    def __init__(self, volume: str, why: str) -> None:
+        super().__init__(volume)
+        self.volume = volume
+        self.why = why
+
+
 class NotYetEverywhere(CallerError):
     """A change was committed, but sites were still catching up when the wait ended."""
 

@@ -18,6 +18,7 @@ from vimraft.api.errors import Refused
 from vimraft.api.schema import ReplicaStatus, VolumeReply
 from vimraft.api.schema_copies import AddCopyRequest
 from vimraft.api.units import format_age, format_bytes
+from vimraft.cli.comparing import Verify, verify_after
 from vimraft.cli.options import (
     Output,
     SitesOption,
@@ -114,6 +115,7 @@ def add(
     ] = "",
     same_site: SameSite = False,
     no_wait: NoWait = False,
+    verify: Verify = False,
     _output: Output = Format.TABLE,
 ) -> None:
     """Add a copy, and wait until it is in sync. The volume is used meanwhile."""
@@ -127,6 +129,8 @@ def add(
     if not no_wait:
         for one in added:
             reply = wait_in_sync(opts, client, name, one)
+        if verify:
+            verify_after(opts, client, name)
     _show(opts, reply, f"has copy {', '.join(added)}" + (" (not in sync yet)" if no_wait else ""))
 
 
@@ -170,6 +174,7 @@ def promote(
     name: VolumeArgument,
     copy_name: CopyArgument,
     no_wait: NoWait = False,
+    verify: Verify = False,
     _output: Output = Format.TABLE,
 ) -> None:
     """Bring a copy in sync now: its resync goes on if it was paused, and this waits for its end.
@@ -186,6 +191,8 @@ def promote(
         reply = client.pause_copy(name, copy_name, False)
     if not no_wait:
         reply = wait_in_sync(opts, client, name, copy_name)
+        if verify:
+            verify_after(opts, client, name)
     state = find_copy(reply, copy_name).state
     _show(opts, reply, f"copy {copy_name} is {'in sync' if state == 'in_sync' else state}")
 

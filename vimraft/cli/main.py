@@ -18,6 +18,7 @@ from vimraft.api.advice import Advice, exit_code_lines, from_exception, from_usa
 from vimraft.cli import (
     attach,
     cluster,
+    comparing,
     copies,
     deleting,
     managers,
@@ -85,6 +86,7 @@ app.add_typer(managers.manager, name="manager")
 app.add_typer(storages.storage, name="storage")
 app.add_typer(storages.real, name="real")
 volumes.vol.command("set")(copies.set_volume)
+copies.copy.command("verify")(comparing.verify)
 volumes.vol.command("move-owner")(copies.move_owner)
 sites.site.command("force-lost")(copies.force_lost)
 app.add_typer(volumes.vol, name="vol")
