@@ -12,6 +12,7 @@ from vimraft.protocol.messages import Session, StoreAnswer
 from vimraft.protocol.owner_effects import SetTimer, StoreRequest
 from vimraft.protocol.regions import StoreRecord
 from vimraft.protocol.store import Store
+from vimraft.protocol.store_requests import StoreLimits
 
 MIB = 1 << 20
 VOLUME = VolumeName("v")
@@ -35,7 +36,9 @@ def copies_map(
 class MemoryStore:
     """`down`: whoever asks gets no answer. `failing`: kinds of backend requests that end with an error."""
 
-    def __init__(self, me: str, newest: VolumeMap, boot: str = "boot") -> None:
+    def __init__(
+        self, me: str, newest: VolumeMap, boot: str = "boot", limits: StoreLimits = StoreLimits()
+    ) -> None:
         self.me = ManagerName(me)
         self.boot = boot
         self.down = False
@@ -43,7 +46,7 @@ class MemoryStore:
         self.data = {copy.name: bytearray(newest.size_bytes) for copy in newest.copies if me in copy.stores}
         self.requests: list[StoreRequest] = []
         self._lock = threading.RLock()
-        self._store = Store(self.me, boot, StoreRecord())
+        self._store = Store(self.me, boot, StoreRecord(), limits=limits)
         self._waiting: dict[tuple[Session, int], Callable[[StoreAnswer], None]] = {}
         self.install(newest)
 

@@ -43,6 +43,8 @@ class Read:
         self._rightful = rightful
         self._found: list[tuple[int, bytes]] = []
         self._tried: dict[tuple[int, int], frozenset[LocalName]] = {}
+        self._busy: dict[tuple[int, int], frozenset[LocalName]] = {}
+        """Of those: copies that said "use the other copy", and have to do it when no other one could."""
         self._wait: list[tuple[int, int]] = [(first, end)]
         """Pieces to be asked for."""
         self._under_way = 0
@@ -72,11 +74,17 @@ class Read:
     def _asks(self, first: int, end: int) -> list[Ask]:
         tried = self._tried.get((first, end), _NONE)
         left: Sequence[Copy] = self._desk.map.in_sync
+        must = len(left) == 1
         if tried:
-            left = [copy for copy in left if copy.name not in tried] or left
+            untried = [copy for copy in left if copy.name not in tried]
+            if not untried:
+                busy = self._busy.pop((first, end), _NONE)
+                untried = [copy for copy in left if copy.name in busy]
+                must = must or bool(untried)
+            left = untried or left
+            must = must or len(untried) == 1
         copy = self._balance.choose(left, self._desk.now_ns)
         asks: list[Ask] = []
-        must = len(left) == 1
         for part in copy.split(first, end):
             asks.append(Ask("read", part.store, copy.name, part.first, part.end, self, must=must))
             self._tried[(part.first, part.end)] = tried | {copy.name}
@@ -95,7 +103,12 @@ class Read:
             self._wait.append(piece)
             if answer.how == "older":
                 self._tried.pop(piece, None)
-            exhausted = desk.map.in_sync_names <= self._tried.get(piece, _NONE)
+            elif answer.how == "busy" and not ask.must:
+                self._busy[piece] = self._busy.get(piece, _NONE) | {ask.copy}
+            names = desk.map.in_sync_names
+            exhausted = names <= self._tried.get(piece, _NONE) and names.isdisjoint(
+                self._busy.get(piece, _NONE)
+            )
         if self._under_way == 0:
             desk.in_flight -= 1
         if self.over:

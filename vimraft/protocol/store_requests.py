@@ -22,8 +22,9 @@ class StoreLimits(Struct, frozen=True, gc=False):
     """Requests that wait here: for the tables, a drain, a flush, the record."""
     waiting_ns: int = 4_000 * MS
     """How long one waits for the tables, a drain or a flush; less than owners wait for an answer."""
-    busy_reads: int = 64
-    """Reads in backends; to further ones the answer is "use the other copy", where there is one."""
+    busy_reads: int = 32
+    """Reads in backends; to further ones the answer is "use the other copy", where there is one. Several times
+    the load at which an owner by itself looks for another copy."""
 
 
 class StoreCounters:

@@ -1,6 +1,7 @@
 """An nbdkit plugin: the store side of one volume over byte arrays, for tests of the owner's links.
 
-Parameters: root= (of the project), manager=, map= (msgpack of a VolumeMap, as hex).
+Parameters: root= (of the project), manager=, map= (msgpack of a VolumeMap, as hex), busy= (reads in backends
+from which on it answers "use the other copy").
 """
 
 import sys
@@ -30,9 +31,12 @@ def config_complete():
     from tests.copies_memory import MemoryStore
     from vimraft.data.copies import wire
     from vimraft.protocol.maps import VolumeMap
+    from vimraft.protocol.store_requests import StoreLimits
 
     newest = msgspec.msgpack.decode(bytes.fromhex(_params["map"]), type=VolumeMap)
-    store = MemoryStore(_params["manager"], newest)
+    store = MemoryStore(
+        _params["manager"], newest, limits=StoreLimits(busy_reads=int(_params.get("busy", 32)))
+    )
 
 
 class Opened:

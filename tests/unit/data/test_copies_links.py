@@ -17,6 +17,7 @@ from tests.copies_memory import MIB, copies_map
 from tests.copies_owner import Plane, eventually
 from vimraft.core import commands
 from vimraft.core.ids import ManagerName
+from vimraft.data import feed
 from vimraft.data.copies.links import PeerStores, Place
 from vimraft.data.copies.owner_side import Client
 from vimraft.data.errors import PeerLost
@@ -36,8 +37,9 @@ BLOCK = 4096
 class Server:
     """The store of manager b, in a process of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, busy_reads: int = 32) -> None:
         self.directory = directory
+        self.busy_reads = busy_reads
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -50,6 +52,7 @@ class Server:
                 [
                     NBDKIT, "-f", "-p", str(self.port), "-i", "127.0.0.1", "python", str(PLUGIN),
                     f"root={ROOT}", "manager=b", f"map={msgspec.msgpack.encode(MAP).hex()}",
+                    f"busy={self.busy_reads}",
                 ],
                 env={"PATH": "/usr/sbin:/usr/bin", "VIMRAFT_SITE_PACKAGES": ":".join(site_packages())},
                 stdout=log,
@@ -197,6 +200,11 @@ class Remote(Plane):
     def write(self, offset: int, data: bytes) -> None:
         self.volume.run(Op(WRITE, offset, len(data), memoryview(data)), Client("c", 1))
 
+    def read(self, offset: int) -> bytes:
+        found = bytearray(BLOCK)
+        self.volume.run(Op(READ, offset, BLOCK, memoryview(found)), Client("c", 1))
+        return bytes(found)
+
 
 def test_an_owner_writes_through_them_from_many_threads(links: PeerStores, tmp_path: Path) -> None:
     plane = Remote(tmp_path, links)
@@ -247,6 +255,26 @@ def test_reads_come_from_the_peer_when_the_copy_here_fails(links: PeerStores, tm
     plane = Remote(tmp_path, links)
     plane.write(0, b"x" * BLOCK)
     plane.stores["a"].failing.add("read")
-    found = bytearray(BLOCK)
-    plane.volume.run(Op(READ, 0, BLOCK, memoryview(found)), Client("c", 1))
-    assert found == b"x" * BLOCK
+    assert plane.read(0) == b"x" * BLOCK
+
+
+def test_a_peer_that_is_busy_sends_reads_to_the_other_copy_unless_there_is_none(tmp_path: Path) -> None:
+    server = Server(tmp_path, busy_reads=0)
+    try:
+        links = PeerStores(server.address_of)
+        links.start()
+        plane = Remote(tmp_path, links)
+        plane.write(0, b"x" * BLOCK)
+        rows = (feed.CopyLoad("v", "A", 50, 900_000), feed.CopyLoad("v", "B", 0, 100))
+        assert plane.read(0) == b"x" * BLOCK
+        plane.volumes.note_loads(feed.Loads(rows))
+        assert plane.read(0) == b"x" * BLOCK
+        a, b = plane.volumes.status()["v"].copies
+        assert (b.reads_remote, b.reads_busy) == (1, 1), "it was asked, and said no"
+        assert a.reads_local == 2
+        plane.stores["a"].failing.add("read")
+        assert plane.read(0) == b"x" * BLOCK
+        a, b = plane.volumes.status()["v"].copies
+        assert (b.reads_remote, a.reads_failed) == (3, 1), "it was asked again, with no other copy to use"
+    finally:
+        server.close()

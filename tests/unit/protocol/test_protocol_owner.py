@@ -1,5 +1,7 @@
 """The owner: who gets a write before it is acknowledged, and what happens when somebody does not."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit.protocol.owner_world import LEASE_NS, OSLO, PARIS, ROME, A, B, S, World, after, copy, two
@@ -325,6 +327,21 @@ def test_a_read_goes_to_another_copy(how) -> None:
     counters = {one.copy: one for one in world.owner.counters}
     assert (counters[A].busy if how == "busy" else counters[A].failed) == 1
     assert counters[B].reads == 1
+
+
+def test_a_copy_that_said_busy_has_to_do_it_when_no_other_can() -> None:
+    world = World(two())
+    world.write(7)
+    asked = []
+
+    def busy(request: Any) -> str:
+        asked.append(request.must)
+        return "done" if request.must or request.kind != "read" else "busy"
+
+    world.stores[PARIS].how = busy
+    world.stores[ROME].how = failing("read")
+    assert world.byte(world.read()) == 7, "at once, without a pause"
+    assert asked[-2:] == [False, True]
 
 
 def test_a_read_that_no_copy_can_serve_fails_in_the_end() -> None:

@@ -103,7 +103,7 @@ class OwnedVolume:
             self._store,
             limits(self._io_timeout_s()),
             self._note_installed,
-            serving=lambda: self._holds.note(epoch, boottime_ns() - began_ns),
+            serving=lambda: self._holds.note(max(epoch, self._epoch), boottime_ns() - began_ns),
         )
         side.owner.balance.preference = copies.reading
         book = self._shell.leases
