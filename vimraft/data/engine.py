@@ -460,14 +460,8 @@ class Plane:
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:
         gates = tuple(self._volumes.items())
-        reals = {}
-        for slot in self._reals.slots():
-            if slot.backend is not None:
-                c = slot.backend.counters
-                reals[slot.real] = IoCounters(
-                    c.reads, c.writes, c.read_bytes, c.write_bytes, c.read_ns, c.write_ns, c.flushes, c.errors
-                )
-        return {name: _volume_counters(gate) for name, gate in gates}, reals, sum(g.waiting for _, g in gates)
+        volumes = {name: _volume_counters(gate) for name, gate in gates}
+        return volumes, self._reals.counters(), sum(gate.waiting for _, gate in gates)
 
     def copies_status(self) -> dict[str, CopiesStatus]:
         return self.copies.status()

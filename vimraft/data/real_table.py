@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from vimraft.data.feed import BackendSpec, MapUpdate, Problem
+from vimraft.data.feed import BackendSpec, IoCounters, MapUpdate, Problem
 from vimraft.data.reals import History, Opener, RealSlot, close_slot, open_slot, opening_slot
 from vimraft.data.workers import Workers
 
@@ -58,6 +58,16 @@ class RealTable:
     def problems(self) -> list[Problem]:
         found = (slot.report() for slot in self.slots())
         return [problem for problem in found if problem is not None]
+
+    def counters(self) -> dict[str, IoCounters]:
+        found = {}
+        for slot in self.slots():
+            if slot.backend is not None:
+                c = slot.backend.counters
+                found[slot.real] = IoCounters(
+                    c.reads, c.writes, c.read_bytes, c.write_bytes, c.read_ns, c.write_ns, c.flushes, c.errors
+                )
+        return found
 
     # --- changes, under the change lock -----------------------------------------------------------
     def install(self, update: MapUpdate) -> tuple[set[str], list[RealSlot]]:
