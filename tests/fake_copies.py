@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from tests.fake_part import FakePart
 from vimraft.api import schema as s
 from vimraft.api.errors import Refused
 from vimraft.api.errors_copies import AnswersStill, OneCopyOnly
@@ -37,22 +38,8 @@ def copy(name: str, site: str, state: str = "in_sync", **changes: Any) -> s.Repl
     return replace(s.ReplicaStatus(local_name=name, state=state, sites=(site,), segments=1), **changes)
 
 
-class FakeCopies:
-    """What it needs of FakeService is declared, not made. A copy that syncs gets nearer with every look."""
-
-    reply: s.StatusReply
-
-    def _note(self, what: str, body: Any, request_id: str | None) -> None:
-        raise NotImplementedError
-
-    def _found(self, name: str) -> s.VolumeStatus:
-        raise NotImplementedError
-
-    def _volume_reply(self, found: s.VolumeStatus, *, planned: bool = False) -> s.VolumeReply:
-        raise NotImplementedError
-
-    def _done(self, what: str, body: Any, request_id: str | None) -> s.DoneReply:
-        raise NotImplementedError
+class FakeCopies(FakePart):
+    """A copy that syncs gets nearer with every look."""
 
     def put(self, found: s.VolumeStatus) -> s.VolumeReply:
         """In the place of the one of the same name."""

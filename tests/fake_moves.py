@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from tests.fake_part import FakePart
 from vimraft.api import schema as s
 from vimraft.api import schema_moves as mv
 from vimraft.api import schema_verify as vf
@@ -15,23 +16,11 @@ HOUR_MS = 3_600_000
 GIB = 1 << 30
 
 
-class FakeMoves:
-    """What it needs of FakeService is declared, not made."""
-
-    reply: s.StatusReply
+class FakeMoves(FakePart):
     jobs_known: dict[str, list[s.JobReply]]
     in_trash: dict[int, s.VolumeStatus]
     found = vf.VerifyReport("pair", 1 << 20, 8, 8, 8, 0, 0, 0, True, (), ())
     """By a comparison of copies."""
-
-    def _note(self, what: str, body: Any, request_id: str | None) -> None:
-        raise NotImplementedError
-
-    def _found(self, name: str) -> s.VolumeStatus:
-        raise NotImplementedError
-
-    def _volume_reply(self, found: s.VolumeStatus, *, planned: bool = False) -> s.VolumeReply:
-        raise NotImplementedError
 
     async def delete(
         self, name: str, *, purge: bool, force: bool, who: str, request_id: str | None
