@@ -2,11 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.copies_memory import MIB, copies_map
+from tests.copies_memory import MIB, MemoryStore, copies_map
 from tests.copies_owner import Plane, eventually
 from vimraft.core import commands
 from vimraft.data import feed
@@ -15,6 +16,9 @@ from vimraft.data.copies.owner_side import Client
 from vimraft.data.errors import IoError, TryAgain
 from vimraft.data.request import FLUSH, READ, WRITE, ZERO, Op
 from vimraft.protocol.lease import Mark
+from vimraft.protocol.maps import VolumeMap
+from vimraft.protocol.messages import Session, StoreAnswer
+from vimraft.protocol.owner_effects import StoreRequest
 
 BLOCK = 4096
 CLIENT = Client("client", 1)
@@ -130,6 +134,38 @@ def test_many_requests_that_break_together_lose_the_store_once(plane: Plane) -> 
     for request in requests:
         assert request.ended().error is None
     assert not [p for p in plane.proposals() if isinstance(p.command, commands.Retire)]
+
+
+class HeldReads(MemoryStore):
+    """Reads wait until they `may` go on."""
+
+    def __init__(self, me: str, newest: VolumeMap) -> None:
+        super().__init__(me, newest)
+        self.held, self.may = threading.Event(), threading.Event()
+
+    def ask(self, session: Session, request: StoreRequest, done: Callable[[StoreAnswer], None]) -> None:
+        if request.kind == "read":
+            self.held.set()
+            self.may.wait(5)
+        super().ask(session, request, done)
+
+
+def test_a_write_that_waited_for_a_read_goes_on_at_once_when_that_is_answered(tmp_path: Path) -> None:
+    """The thread of the read does the local part of the write, whose answer is not the read's to drop."""
+    plane = Plane(tmp_path, copies_map(("A", "in_sync", "a"), ("B", "in_sync", "b")))
+    store = plane.stores["a"] = HeldReads("a", plane.newest)
+    plane.lease()
+    plane.open()
+    plane.wait_serving()
+    reader = Later(plane, Op(READ, 0, BLOCK, memoryview(bytearray(BLOCK))))
+    assert store.held.wait(5)
+    writer = later_write(plane, 0, b"w" * BLOCK)
+    writer.join(0.2)
+    assert writer.is_alive(), "it does not wait for the read"
+    store.may.set()
+    assert reader.ended().error is None
+    writer.join(1.5)  # with a lost answer: until the store counts as lost, 2 s
+    assert not writer.is_alive()
 
 
 def test_without_a_lease_nothing_is_read_and_with_it_reads_go_on(plane: Plane) -> None:

@@ -134,10 +134,13 @@ class OwnerSide:
                 self._ask_here(request, answers)
             if waiter.reply is not None or not (flights or answers):
                 break
-            lost = self._land(flights, answers) if flights else ()
+            lost = self._land(flights, answers, waiter) if flights else ()
             effects = self._answered(answers) if answers else []
             for flight in lost:
                 effects += self._store_lost(flight.store, flight.request.session)
+        # It is answered; what else its events have brought (a write that waited for its range) is not.
+        if answers:
+            self._event(lambda: self._answered(answers))
         for flight in flights:
             self.shell.crew(flight.store).submit(lambda flight=flight: self._finish(flight))  # type: ignore[misc]
 
@@ -155,13 +158,15 @@ class OwnerSide:
         self._perform(send)
         return None
 
-    def _land(self, flights: list[Flight], answers: list[tuple[ManagerName, Answer]]) -> list[Flight]:
-        """Wait until one of them has an answer; take all that have. Returns those that were lost."""
+    def _land(
+        self, flights: list[Flight], answers: list[tuple[ManagerName, Answer]], waiter: _Waiter
+    ) -> list[Flight]:
+        """Wait until one of them has an answer, and take all that have; but not for long while there are
+        other answers to be told, or the reply has come elsewhere. Returns those that were lost."""
         links = self.shell.links
         lost: list[Flight] = []
         while True:
             poll_flights(flights)
-            landed = 0
             for flight in flights[:]:
                 try:
                     answer = flight.answer()
@@ -171,14 +176,13 @@ class OwnerSide:
                     lost.append(flight)
                     flights.remove(flight)
                 if answer is not None:
-                    landed += 1
                     answers.append((flight.store, answer))
                     flights.remove(flight)
                     if answer.how == "busy" and flight.request.must:
                         answers.pop()
                         self._perform(Send(flight.store, flight.request))
                     links.give(flight.link)
-            if landed or lost or not flights:
+            if answers or lost or not flights or waiter.reply is not None:
                 return lost
 
     def _wait(self, number: int, waiter: _Waiter) -> Reply:
