@@ -6,17 +6,15 @@ attached at the owner's. Ceph's client library sends to its OSDs itself, so no h
 
 import argparse
 import contextlib
-import os
 from pathlib import Path
 from typing import NamedTuple
-
-import nbd
 
 from bench import fio, machine
 from bench.ceph import ceph_cluster
 from bench.fio import Area, RbdArea, Workload
 from bench.parts import Say
 from bench.results import Measure, Result, Row, Sample, Target, Verdict, judge, rows_of
+from bench.stage import fill
 from tests.cluster_fixture import MIB, Cluster, running_cluster
 
 KIB = 1 << 10
@@ -75,15 +73,9 @@ def two_copies(cluster: Cluster) -> Area:
     for site in ("tokyo", "osaka"):
         cluster.add_real(site, 1, "ssd", VOLUME_MIB + 64)
     cluster.build("twice", VOLUME_MIB, sites=("tokyo", "osaka"), copies=2)
-    uri = cluster.uri("twice", "tokyo")
-    data = os.urandom(PIECE_BYTES)
-    handle = nbd.NBD()
-    handle.connect_uri(uri)
-    for offset in range(0, VOLUME_MIB * MIB, PIECE_BYTES):
-        handle.pwrite(data, offset)
-    handle.flush()
-    handle.shutdown()
-    return Area(uri, 0, VOLUME_MIB * MIB)
+    area = Area(cluster.uri("twice", "tokyo"), 0, VOLUME_MIB * MIB)
+    fill(area, PIECE_BYTES)
+    return area
 
 
 def _fill_image(area: RbdArea, ground: Ground) -> None:

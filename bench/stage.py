@@ -29,6 +29,17 @@ SPARE_MIB = 768
 """Room for the volumes that the build cell makes."""
 
 
+def fill(area: Area, piece_bytes: int) -> None:
+    """Every byte written once, the same piece again and again, and flushed."""
+    data = os.urandom(piece_bytes)
+    handle = nbd.NBD()
+    handle.connect_uri(area.uri)
+    for offset in range(area.first_byte, area.first_byte + area.length_bytes, piece_bytes):
+        handle.pwrite(data, offset)
+    handle.flush()
+    handle.shutdown()
+
+
 class Stage:
     """Use as a context manager."""
 
@@ -118,13 +129,7 @@ class Stage:
         some MiB; a small write to one of them looks through all of its blocks, which takes longer than all
         that is to be measured, while large transfers are twice as fast with them."""
         self.progress.say(f"filling {uri}")
-        data = os.urandom(piece_bytes)
-        handle = nbd.NBD()
-        handle.connect_uri(uri)
-        for offset in range(0, VOLUME_MIB * MIB, piece_bytes):
-            handle.pwrite(data, offset)
-        handle.flush()
-        handle.shutdown()
+        fill(Area(uri, 0, VOLUME_MIB * MIB), piece_bytes)
         return uri
 
     def take_turns(
