@@ -1,28 +1,29 @@
-"""Connections of owners to the stores of peers, through libnbd (see `wire` for what goes over them).
+"""Connections of owners to the stores of peers (see `wire` for what goes over them).
 
-May live here: dialling, pooling, carrying one request. A link belongs to one store, volume, copy, epoch and
-session, and to one thread while it is out of the pool. Every wait is bounded: the watchdog shuts the socket
-of whatever is overdue. A link that broke is gone; what was under way on it has an unknown outcome
-(`PeerLost`), and the owner's machine begins a newer session, for which the next link is dialled. A store that
-cannot be reached is not dialled again before a pause that doubles.
+May live here: dialling and pooling; what libnbd does for them: negotiation, and control messages. Data
+requests go over the socket itself (`flights`). A link belongs to one store, volume, copy, epoch and session,
+and to one thread while it is out of the pool. Every wait is bounded: the watchdog shuts the socket of
+whatever is overdue. A link that broke is gone; what was under way on it has an unknown outcome (`PeerLost`),
+and the owner's machine begins a newer session, for which the next link is dialled. A store that cannot be
+reached is not dialled again before a pause that doubles.
 """
 
 import contextlib
 import errno
-import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import nbd
 
 from vimraft.core.ids import ManagerName
 from vimraft.data.copies import wire
+from vimraft.data.copies.flights import DATA_KINDS, Flight
 from vimraft.data.errors import PeerLost
-from vimraft.data.remote import FLAG_FUA, connect_to_peer
-from vimraft.protocol.asks import Answer, How
+from vimraft.data.remote import connect_to_peer
+from vimraft.protocol.asks import Answer
 from vimraft.protocol.messages import Session, for_owner
 from vimraft.protocol.owner_effects import StoreRequest
 
@@ -32,12 +33,9 @@ IDLE_S = 60.0
 WATCHDOG_S = 0.1
 BACK_OFF_FIRST_S = 0.05
 BACK_OFF_LAST_S = 1.0
-POLL_MS = 1_000
-DATA_KINDS = frozenset(("read", "write", "zero", "trim"))
 YOUNG_KINDS = frozenset(("checksum",))
 """Stores of older releases refuse the message; that is no reason to take them for lost."""
 _monotonic = time.monotonic
-_DIRECTIONS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}
 
 
 class Place(NamedTuple):
@@ -77,55 +75,6 @@ class CopyLink:
     @property
     def alive(self) -> bool:
         return self.handle.aio_is_ready() or self.handle.aio_is_processing()
-
-
-class Flight:
-    """A data request under way on a link of its own."""
-
-    __slots__ = ("buffer", "cookie", "link", "request", "store")
-
-    def __init__(self, link: CopyLink, request: StoreRequest) -> None:
-        """Raises PeerLost."""
-        self.link = link
-        self.request = request
-        self.store = link.place.store
-        handle, first = link.handle, request.first
-        flags = FLAG_FUA if request.fua else 0
-        try:
-            if request.kind == "write":
-                self.buffer = nbd.Buffer.from_buffer(request.data)
-                self.cookie = handle.aio_pwrite(self.buffer, first, flags=flags)
-            elif request.kind == "read":
-                self.buffer = nbd.Buffer(request.end - first)
-                self.cookie = handle.aio_pread(self.buffer, first)
-            elif request.kind == "zero":
-                self.cookie = handle.aio_zero(request.end - first, first, flags=flags)
-            else:
-                self.cookie = handle.aio_trim(request.end - first, first, flags=flags)
-        except nbd.Error as error:
-            raise PeerLost(f"{self.store}: {error}") from None
-
-    def answer(self) -> Answer | None:
-        """None: it is under way. Raises PeerLost."""
-        try:
-            if not self.link.handle.aio_command_completed(self.cookie):
-                return None
-        except nbd.Error as error:
-            how: How = wire.how_of(error.errnum) if self.link.alive else "lost"
-            if how == "lost":
-                raise PeerLost(f"{self.store}: {error}") from None
-            return Answer(self.request.number, how, self.link.boot)
-        data = self.buffer.to_bytearray() if self.request.kind == "read" else b""
-        return Answer(self.request.number, "done", self.link.boot, data)  # type: ignore[arg-type]
-
-    def wait(self) -> Answer:
-        """Raises PeerLost."""
-        try:
-            while (answer := self.answer()) is None:
-                self.link.handle.poll(POLL_MS)
-        except nbd.Error as error:
-            raise PeerLost(f"{self.store}: {error}") from None
-        return answer
 
 
 class _BackOff(NamedTuple):
@@ -206,12 +155,14 @@ class PeerStores:
             handle.set_export_name(wire.control_export(place.volume, link.session))
         handle.set_full_info(True)
         handle.set_pread_initialize(False)
+        handle.set_request_structured_replies(False)  # `flights` reads simple ones
         sock = connect_to_peer(place.store, host, port, timeout_s)
         link.guard = sock.dup()
         link.deadline = _monotonic() + timeout_s
         try:
             handle.connect_socket(sock.detach())
             link.boot = wire.parse_boot(handle.get_export_description())
+            link.guard.setblocking(bool(place.copy))  # libnbd wants it not to, of the same socket
         except nbd.Error as error:
             raise PeerLost(f"{place.store} refused {place.copy} of {place.volume}: {error}") from None
         link.deadline = 0.0
@@ -230,7 +181,8 @@ class PeerStores:
     def finish(self, flight: Flight) -> Answer:
         """Waits. Raises PeerLost."""
         try:
-            answer = flight.wait()
+            answer = flight.answer(wait=True)
+            assert answer is not None, "it waited"
         except PeerLost:
             self.drop(flight.link)
             raise
@@ -304,25 +256,3 @@ class PeerStores:
 def _refused(link: CopyLink, error: nbd.Error | wire.WireError) -> bool:
     """The store could not read the message; the connection lives."""
     return isinstance(error, nbd.Error) and error.errnum == errno.EPERM and link.alive
-
-
-def poll_flights(flights: Sequence[Flight]) -> None:
-    """Until something came for one of them, or a while."""
-    if len(flights) == 1:
-        with contextlib.suppress(nbd.Error):  # its answer says so
-            flights[0].link.handle.poll(POLL_MS)
-        return
-    poller = select.poll()
-    by_fd: dict[int, nbd.NBD] = {}
-    for flight in flights:
-        handle = flight.link.handle
-        with contextlib.suppress(nbd.Error):
-            fd = handle.aio_get_fd()
-            by_fd[fd] = handle
-            poller.register(fd, _DIRECTIONS.get(handle.aio_get_direction(), select.POLLIN))
-    for fd, events in poller.poll(POLL_MS):
-        with contextlib.suppress(nbd.Error):
-            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                by_fd[fd].aio_notify_read()
-            elif events & select.POLLOUT:
-                by_fd[fd].aio_notify_write()

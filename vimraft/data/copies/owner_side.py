@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vimraft.core.ids import ManagerName
-from vimraft.data.copies.links import DATA_KINDS, Flight, Place, poll_flights
+from vimraft.data.copies.flights import DATA_KINDS, Flight, poll_flights
+from vimraft.data.copies.links import Place
 from vimraft.data.copies.shell import LocalStore, Shell
 from vimraft.data.copies.workers import boottime_ns
 from vimraft.data.errors import PeerLost
@@ -166,10 +167,11 @@ class OwnerSide:
         links = self.shell.links
         lost: list[Flight] = []
         while True:
+            wait = len(flights) == 1
             poll_flights(flights)
             for flight in flights[:]:
                 try:
-                    answer = flight.answer()
+                    answer = flight.answer(wait=wait)
                 except PeerLost:
                     answer = None
                     links.drop(flight.link)
