@@ -10,6 +10,7 @@ from pathlib import Path
 import nbd
 import pytest
 
+from tests.cli_case import Result, invoke
 from tests.cluster_fixture import MIB, Cluster, running_cluster, wait_for
 from vimraft.core.ids import LABEL_BYTES
 
@@ -150,4 +151,41 @@ def test_a_site_that_is_lost_is_taken_over(cluster: Cluster) -> None:
     reader.flush()
     cluster["tokyo"].start()
     wait_for(lambda: in_step(cluster), 90, "the copy at tokyo is brought back")
+    assert disk(cluster, "tokyo") == disk(cluster, "osaka")
+
+
+def test_bytes_that_differ_are_found_and_repaired_while_clients_write(cluster: Cluster) -> None:
+    """Asked at a manager that has none of the copies."""
+    site = cluster["nagoya"]
+
+    def verify(*more: str) -> Result:
+        where = ("--api", site.url, "--token-file", str(cluster.token_path))
+        return invoke(*where, "copy", "verify", "v", "-o", "json", *more)
+
+    def regions(result: Result) -> list[int]:
+        found = result.json()["differences"]
+        return [n for d in found for n in range(d["first_byte"] // MIB, (d["last_byte"] + 1) // MIB)]
+
+    writer = Writer(cluster, "tokyo")
+    writer.wait_for_more()
+    clean = verify()
+    assert clean.code == 0, clean.err
+    assert (clean.json()["compared"], clean.json()["differing"]) == (SIZE_MIB, 0)
+    writer.stop()
+    path = next(Path(cluster["osaka"].directory, "disks").glob("*1*"))
+    with path.open("r+b") as file:
+        for region in (3, 4, 9):
+            file.seek(LABEL_BYTES + region * MIB + 5)
+            file.write(b"not what was written")
+    found = verify()
+    assert found.code == 3, found.err
+    assert (found.json()["compared"], found.json()["differing"]) == (SIZE_MIB, 3)
+    assert regions(found) == [3, 4, 9]
+    with site.client() as client:
+        (source,) = [r.local_name for r in client.volume("v").volume.replicas if r.sites == ("tokyo",)]
+    mended = verify("--repair", "--source", f"tokyo/{source}")
+    assert mended.code == 0, mended.err
+    assert mended.json()["repaired"] == 3
+    assert verify().json()["clean"]
+    writer.check(attach(cluster, "osaka"))
     assert disk(cluster, "tokyo") == disk(cluster, "osaka")
