@@ -4,6 +4,8 @@ import inspect
 import os
 import pickle
 import re
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -99,3 +101,10 @@ def test_the_text_of_a_function_is_all_of_it() -> None:
     assert len(functions) > 30
     for function in functions:
         assert selfcheck._lines_of(function).split() == inspect.getsource(function).split()
+
+
+def test_a_start_without_tls_does_not_wait_for_cryptography() -> None:
+    program = "import sys, vimraft.metadata.pysyncobj; sys.exit('cryptography' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parents[2], check=False).returncode == 0
+    )

@@ -4,7 +4,7 @@ May live here: everything that knows PySyncObj. One subject a file:
 - the disk: `disk` (port), `journal` with `records` and `watermark` (all durable Raft state), `snapshot` and
   `snapshot_file` (the tables), `members`, `identity`, `recovery` (what a restart finds), `legacy`;
 - the wire: `wire` (messages), `handshake`, `tls`, `connection`, `listener`, `resolver`, `strangers`,
-  `member_transport`, `unpickle`;
+  `member_transport`, `unpickle`, `without_encryptor`;
 - the node: `environment` (what it takes from outside), `node` with `journal_hook`, `gate` and `durability`
   (nothing leaves before the disk has it), `elections`, `matching`, `inbox` (each message), `intake` (each
   command), `membership` and `peers`, `status`, `ticker` (its thread);
@@ -18,6 +18,10 @@ file; docs/testing.md says how each was tried.
 """
 
 # ruff: noqa: E402
+from vimraft.metadata.pysyncobj import without_encryptor
+
+without_encryptor.install()  # before anything of PySyncObj is imported
+
 from vimraft.metadata.pysyncobj.unpickle import install
 
 install()  # before any other module binds PySyncObj's own

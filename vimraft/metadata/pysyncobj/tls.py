@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import structlog
 
-from vimraft.metadata.certificates import URI_PREFIX, CertificateProblem, check_files
 from vimraft.metadata.pysyncobj.errors import Misconfigured
 from vimraft.metadata.pysyncobj.handshake import TlsFiles
 
@@ -29,6 +28,9 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 def check_tls(files: TlsFiles, address: str) -> None:
     """Everything that can be known before a peer is met. Raises Misconfigured."""
+    # Only here: without TLS a start need not wait for it.
+    from vimraft.metadata.certificates import CertificateProblem, check_files
+
     try:
         check_files(Path(files.ca), Path(files.cert), Path(files.key), address)
         _load(files)
@@ -154,6 +156,8 @@ class TlsStream:
 
     def peer_addresses(self) -> tuple[str, ...]:
         """The Raft addresses that the peer's certificate is for."""
+        from vimraft.metadata.certificates import URI_PREFIX
+
         found: Any = self._tls.getpeercert() or {}
         uris = [str(value) for kind, value in found.get("subjectAltName", ()) if kind == "URI"]
         return tuple(uri[len(URI_PREFIX) :] for uri in uris if uri.startswith(URI_PREFIX))
