@@ -3,7 +3,8 @@
 May live here: that sequence. Keeps INV-2, INV-3 and INV-5:
 
 - A copy counts only when *all* its stores have sealed: nothing older runs in its backends or will be let in.
-- One complete copy in sync has sealed: the others that have not are retired. None has: wait.
+- One complete copy in sync has sealed: the others that have not are retired; after a grace, if a manager that
+  may be there still is to seal them. None has: wait.
 - The union of all active regions is made equal from one sealed copy to the others, then flushed. The source
   is written, too, so that its record carries these regions in the new epoch for a copy that is away.
 - Clients, reads too, wait until every manager that may serve by an older map has installed the new one, or
@@ -112,10 +113,16 @@ class TakeOver:
         if self._first_ns is None:
             self._first_ns = desk.now_ns
             desk.later(desk.limits.seal_grace_ns, self._look)
-        if desk.now_ns - self._first_ns >= desk.limits.seal_grace_ns:
+        if not self._may_seal_yet() or desk.now_ns - self._first_ns >= desk.limits.seal_grace_ns:
             known = {copy.name for copy in complete}
             desk.record = desk.record or self._record(complete)
             desk.retire(copy.name for copy in desk.newest.in_sync if copy.name not in known)
+
+    def _may_seal_yet(self) -> bool:
+        """Some manager whose seal is missing has been heard of lately: its lease runs."""
+        desk = self._desk
+        missing = {store for copy in desk.newest.in_sync for store in copy.stores} - self.sealed.keys()
+        return any(store == desk.me or not desk.leases.others.ended(store, desk.now_ns) for store in missing)
 
     def _record(self, complete: list[Copy]) -> str:
         """The id that all stores of all complete copies agree on; otherwise a new one (ids of records are

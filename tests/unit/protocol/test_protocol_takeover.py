@@ -86,6 +86,13 @@ def test_a_copy_that_has_not_sealed_is_retired_when_another_has() -> None:
     assert world.how(write) == "done"
 
 
+def test_nobody_waits_for_the_seal_of_a_manager_whose_lease_has_run_out() -> None:
+    world, takeover = begin(REMOTE, oslo=silent)
+    world.wait(1.25 * LEASE_NS / S)
+    go(world, takeover)
+    assert world.proposed[0].command == Retire(REMOTE.volume, 5, PARIS, (B,), "r1")
+
+
 def test_active_regions_of_any_store_are_equal_before_it_serves_and_carry_the_new_epoch() -> None:
     world, takeover = begin(REMOTE)
     world.stores[ROME].active, world.stores[OSLO].active = (1,), (3,)
