@@ -18,6 +18,8 @@ from vimraft.metadata.pysyncobj.handshake import NetworkIdentity, TlsFiles
 from vimraft.metadata.pysyncobj.member_transport import MemberTransport
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
+LARGE = bytes(range(256)) * 4096
+Make = Callable[..., "LinkEnd"]
 
 
 class FakeIdentity(Struct, frozen=True):
@@ -96,7 +98,13 @@ class LinkEnd:
         self.links.destroy()
 
 
-Make = Callable[..., LinkEnd]
+def large_message(number: int) -> dict[str, Any]:
+    return {
+        "type": "append_entries",
+        "term": number,
+        "commit_index": 0,
+        "serialized": (LARGE, True, False),
+    }
 
 
 def run_until(ends: Sequence[LinkEnd], condition: Callable[[], Any], what: str, timeout_s: float = 8) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.raft_links import Authority, Make, linked, refused, run_for, run_until
+from tests.raft_links import LARGE, Authority, Make, large_message, linked, refused, run_for, run_until
 from vimraft.metadata.pysyncobj.errors import Misconfigured
 from vimraft.metadata.pysyncobj.tls import check_tls
 
@@ -15,18 +15,12 @@ def test_links_with_certificates(make: Make, two: tuple[str, str], tmp_path: Pat
     ca = Authority(tmp_path / "ca")
     a, b = make(low, high, tls=ca.issue(low)), make(high, low, tls=ca.issue(high))
     linked(a, b)
-    part = bytes(range(256)) * 4096
     for number in range(8):
-        sent = {
-            "type": "append_entries",
-            "term": number,
-            "commit_index": 0,
-            "serialized": (part, True, False),
-        }
+        sent = large_message(number)
         assert a.send(high, sent)
         assert b.send(low, sent)
     run_until([a, b], lambda: len(b.received) == len(a.received) == 8, "8 MiB each way")
-    assert all(m["serialized"][0] == part for _, m in b.received)
+    assert all(m["serialized"][0] == LARGE for _, m in b.received)
 
 
 def test_a_certificate_of_another_address_is_refused_at_both_ends(

@@ -10,7 +10,17 @@ from pysyncobj.node import TCPNode
 from pysyncobj.transport import TransportNotReadyError
 
 from tests.raft_cases import free_addresses
-from tests.raft_links import Authority, FakeIdentity, LinkEnd, Make, linked, refused, run_until
+from tests.raft_links import (
+    LARGE,
+    Authority,
+    FakeIdentity,
+    LinkEnd,
+    Make,
+    large_message,
+    linked,
+    refused,
+    run_until,
+)
 from vimraft.metadata.pysyncobj import connection, member_transport, wire
 from vimraft.metadata.pysyncobj.handshake import PROTOCOL, Hello, Ready, encode_frame
 
@@ -77,18 +87,12 @@ def test_large_messages_arrive_whole_and_in_order(make: Make, two: tuple[str, st
     low, high = two
     a, b = make(low, high), make(high, low)
     linked(a, b)
-    part = bytes(range(256)) * 4096
     for number in range(20):
-        sent = {
-            "type": "append_entries",
-            "term": number,
-            "commit_index": 0,
-            "serialized": (part, True, False),
-        }
+        sent = large_message(number)
         assert a.send(high, sent)
     run_until([a, b], lambda: len(b.received) == 20, "20 MiB")
     assert [m["term"] for _, m in b.received] == list(range(20))
-    assert all(m["serialized"][0] == part for _, m in b.received)
+    assert all(m["serialized"][0] == LARGE for _, m in b.received)
 
 
 def test_the_link_comes_back_after_either_end_died(make: Make, two: tuple[str, str]) -> None:
