@@ -9,7 +9,7 @@ from vimraft.core.ids import LocalName, ManagerName
 
 WriteKind = Literal["write", "zero", "trim"]
 AskKind = Literal[
-    "read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over", "checksum"
+    "read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over", "checksum", "mend"
 ]
 READS = frozenset(("read", "checksum"))
 """Kinds that change nothing at a backend."""

@@ -8,9 +8,12 @@ many at once and how fast is `verify`'s. Keeps INV-3 and INV-5:
 - Copies may lie in pieces at several stores, cut at different places: it is cut wherever one of them is.
 - A lock is held for as long as two looks take, and no longer than `LOOK_NS` each: who has not answered by
   then is asked again later.
-- Mending is a write like a client's, under the exclusive lock, of what the source holds: to all copies in
-  sync and syncing, the source as well, so that its record has the region for copies that are away. Whoever
-  fails it is retired. It begins only when every copy in sync has answered.
+- Mending writes what the source holds to the others, under the exclusive lock and to stable storage. It
+  begins only when every copy in sync has answered.
+- The region does not become active by that. A takeover makes active regions equal, from any copy in sync: if
+  this owner died meanwhile, it might write over the source what was to be mended. So a difference stays one
+  until it is mended, and whoever goes on finds it again. What active marks are for otherwise is done apart:
+  copies that are away find the region in the records (`hand_over`), syncing ones get it again.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +23,17 @@ from itertools import pairwise
 from msgspec import Struct
 
 from vimraft.core.ids import LocalName
-from vimraft.protocol.asks import Answer, Ask
+from vimraft.protocol.asks import Answer, Ask, AskKind
 from vimraft.protocol.desk import MS, Desk
 from vimraft.protocol.maps import REGION_BYTES, Copy
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Invalidate
-from vimraft.protocol.writes import End, Write
 
 LOOK_NS = 2_000 * MS
 """A look that takes longer is given up, and the range lock with it."""
 MAJORITY_OF = 3
 """With fewer copies in sync nobody can tell by their number which one is right."""
+_NO_COPY = LocalName("")
 Groups = tuple[tuple[LocalName, ...], ...]
 
 
@@ -70,6 +73,8 @@ class Checked(Struct, frozen=True):
     """The map is changing: as if it had not begun."""
     unmended: str = ""
     """Why a difference stays that was to be repaired."""
+    tried: bool = False
+    """Mending had begun."""
 
 
 def pieces(copies: Sequence[Copy], first: int, end: int) -> list[tuple[int, int]]:
@@ -158,6 +163,54 @@ _WORDS = {
 }
 
 
+_Answers = list[tuple[Ask, Answer]]
+
+
+class _Round:
+    """Some messages at once, and all their answers."""
+
+    def __init__(self, desk: Desk, ended: Callable[[_Answers], None]) -> None:
+        self._desk = desk
+        self._ended = ended
+        self._under_way = 0
+        self._answers: _Answers = []
+
+    def send(self, asks: Sequence[Ask]) -> None:
+        """At least one."""
+        self._desk.in_flight += 1
+        self._under_way = len(asks)
+        for ask in asks:
+            self._desk.ask(ask)
+
+    def answered(self, ask: Ask, answer: Answer) -> None:
+        self._answers.append((ask, answer))
+        self._under_way -= 1
+        if self._under_way == 0:
+            self._desk.in_flight -= 1
+            self._ended(self._answers)
+
+
+def _asks(kind: AskKind, copy: Copy, where: Difference, round_: _Round, data: bytes = b"") -> list[Ask]:
+    """To all stores of a copy; `data`: for stable storage."""
+    found: list[Ask] = []
+    for part in copy.split(where.first, where.end):
+        piece = data[part.first - where.first : part.end - where.first]
+        found.append(
+            Ask(
+                kind,
+                part.store,
+                copy.name,
+                part.first,
+                part.end,
+                round_,
+                data=piece,
+                fua=bool(data),
+                must=True,
+            )
+        )
+    return found
+
+
 class RegionCheck:
     """`ended` is called once. `mending` None: differences are only told."""
 
@@ -175,10 +228,9 @@ class RegionCheck:
         self._looks = 0
         self._found: tuple[Difference, ...] = ()
         self._todo: list[Difference] = []
-        self._write: Write
-        self._give_up = 0
         self._unmended = ""
-        self._active = False
+        self._passing = False
+        """Mending failed because of something that may pass."""
         self.over = False
 
     def start(self) -> bool:
@@ -206,8 +258,6 @@ class RegionCheck:
         if self.over:
             return
         self.over = True
-        if self._active:
-            self._desk.tracker.end((self._region,))
         if self._lock is not None:
             self._owner.unlock(self._lock)
         self._ended(checked)
@@ -244,7 +294,7 @@ class RegionCheck:
     def _look_to_mend(self) -> None:
         """Clients may have written there before the lock was ours."""
         desk = self._desk
-        if desk.held or desk.full or not desk.room_for(range(self._region, self._region + 1)):
+        if desk.held or desk.full or desk.undecided:
             self._finish(Checked((), later=True))
         else:
             _Look(desk, self._first, self._last, self._looked_to_mend).send()
@@ -258,8 +308,31 @@ class RegionCheck:
             return
         self._todo = list(checked.differences)
         if self._todo:
-            self._active = True
-            self._desk.tracker.begin((self._region,), self._desk.now_ns)
+            self._note()
+        else:
+            self._mend_next()
+
+    def _note(self) -> None:
+        """For copies that are not in sync: those that get every write get the region again, and those that
+        are away find it in the records as written now."""
+        desk = self._desk
+        for copy in desk.newest.syncing:
+            desk.missing.setdefault(copy.name, set()).add(self._region)
+        away = desk.record and any(copy.state == "stale" for copy in desk.newest.copies)
+        stores = dict.fromkeys(store for copy in desk.map.in_sync for store in copy.stores) if away else ()
+        if not stores:
+            self._mend_next()
+            return
+        round_ = _Round(desk, self._noted)
+        regions = (self._region,)
+        round_.send(
+            [Ask("hand_over", s, _NO_COPY, 0, 0, round_, record=desk.record, regions=regions) for s in stores]
+        )
+
+    def _noted(self, answers: _Answers) -> None:
+        if any(answer.how != "done" for _, answer in answers):
+            self._unmended = "it could not be noted for copies that are away"
+            self._todo.clear()
         self._mend_next()
 
     def _mend_next(self) -> None:
@@ -271,9 +344,10 @@ class RegionCheck:
             return
         while self._todo:
             difference = self._todo.pop()
-            copy = self._source(difference)
-            if copy is not None:
-                _Fetch(desk, copy, difference, partial(self._fetched, difference)).send()
+            source = self._source(difference)
+            if source is not None:
+                fetch = _Round(desk, partial(self._fetched, difference, source))
+                fetch.send(_asks("read", source, difference, fetch))
                 return
         _Look(desk, self._first, self._last, self._looked_at_end).send()
 
@@ -288,27 +362,32 @@ class RegionCheck:
         self._unmended = named or "nobody can tell which copy is right: name it"
         return None
 
-    def _fetched(self, difference: Difference, data: bytes | None) -> None:
+    def _fetched(self, difference: Difference, source: Copy, answers: _Answers) -> None:
         desk = self._desk
         if self.over:
             return
-        if data is None or desk.held or not desk.ours:
+        if desk.held or not desk.ours or any(answer.how != "done" for _, answer in answers):
             self._unmended = "the source could not be read"
             self._mend_next()  # it stays as it is, and the last look says so
             return
+        data = b"".join(answer.data for _, answer in sorted(answers, key=lambda pair: pair[0].first))
+        right = next(group for group in difference.groups if source.name in group)
+        wrong = [copy for copy in desk.map.in_sync if copy.name not in right]
+        if not wrong:
+            self._mend_next()  # they have left the copies in sync
+            return
         desk.effects.append(Invalidate(difference.first, difference.end))
-        first, end = difference.first, difference.end
-        self._write = write = Write(desk, "write", first, end, data, fua=False, ended=self._written)
-        self._give_up = desk.later(desk.limits.io_timeout_ns, write.give_up)
-        write.send()
-        if write.parked:
-            write.settle()
+        mend = _Round(desk, self._mended)
+        mend.send([ask for copy in wrong for ask in _asks("mend", copy, difference, mend, data)])
 
-    def _written(self, how: End) -> None:
-        self._desk.never(self._give_up)
-        if how == "failed":
-            self._desk.fence(sorted(self._write.stores))  # it may happen yet, and must not overtake others
-            self._unmended = "it could not be written to every copy"
+    def _mended(self, answers: _Answers) -> None:
+        lost = {ask.store for ask, answer in answers if answer.how == "lost"}
+        if lost:
+            self._desk.fence(sorted(lost))  # it may happen yet, and must not overtake what comes next
+        for ask, answer in answers:
+            if answer.how != "done":
+                self._unmended = f"copy {ask.copy} could not be written"
+                self._passing |= answer.how not in ("failed", "unsupported")
         self._mend_next()
 
     def _looked_at_end(self, look: _Look) -> None:
@@ -320,35 +399,5 @@ class RegionCheck:
             Difference(one.first, one.end, one.groups, known and (one.first, one.end) not in left)
             for one in self._found
         )
-        self._finish(Checked(copies, told, checked.why, unmended=self._unmended))
-
-
-class _Fetch:
-    """Reads a range of one copy, and of no other."""
-
-    def __init__(
-        self, desk: Desk, copy: Copy, difference: Difference, ended: Callable[[bytes | None], None]
-    ) -> None:
-        self._desk = desk
-        self._ended = ended
-        self._asks = [
-            Ask("read", part.store, copy.name, part.first, part.end, self, must=True)
-            for part in copy.split(difference.first, difference.end)
-        ]
-        self._data: dict[int, bytes] = {}
-        self._under_way = len(self._asks)
-
-    def send(self) -> None:
-        self._desk.in_flight += 1
-        for ask in self._asks:
-            self._desk.ask(ask)
-
-    def answered(self, ask: Ask, answer: Answer) -> None:
-        if answer.how == "done":
-            self._data[ask.first] = answer.data
-        self._under_way -= 1
-        if self._under_way:
-            return
-        self._desk.in_flight -= 1
-        whole = len(self._data) == len(self._asks)
-        self._ended(b"".join(self._data[one.first] for one in self._asks) if whole else None)
+        passing = self._passing and not all(one.repaired for one in told)
+        self._finish(Checked(copies, told, checked.why, passing, unmended=self._unmended, tried=True))

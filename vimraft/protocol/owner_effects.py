@@ -35,6 +35,8 @@ class StoreRequest(Struct, frozen=True, gc=False):
     """To a store, in `session` of the life `incarnation` of the owner's export, in `epoch`.
 
     `checksum`: refused like a read, answered with a strong checksum of the bytes as `data`.
+    `mend`: write what another copy in sync holds, under the owner's lock of the range, to one in sync that
+    holds something else; the region does not become active by it (see `comparing`).
     `seal`: answered with the active `regions` and the `record`. `missed`: with the regions whose last
     written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep
     this record id from now on, with `regions` as written in `epoch`."""

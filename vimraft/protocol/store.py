@@ -10,7 +10,7 @@ Events are methods, each returns effects; `now_ns` is CLOCK_BOOTTIME. Keeps INV-
   newer epoch is the newer one; a second life in one epoch is refused.
 - A seal raises the floor at once, and is answered when the floor is durable, the tables have its epoch, and
   nothing older is under way. Requests of an earlier life of this process are gone with it.
-- A region is durably marked, in the present epoch, before its data are written.
+- A region is durably marked, in the present epoch, before its data are written (but by `mend`).
 - A failed flush stays failed for the boot; an unknown outcome counts as under way.
 - When the record cannot be kept, everything is refused (`RecordFailed`) until the store begins anew.
 
@@ -350,15 +350,15 @@ class Store:
             self._effects.append(backends.send(op, copy, "read" if request.kind == "read" else "checksum"))
 
     def _write(self, op: Op, copy: CopyHere) -> None:
-        request, backends = op.request, self._backends
-        kind, first, end = request.kind, request.first, request.end
-        assert kind in ("write", "zero", "trim"), f"{kind} writes nothing"
-        if not copy.has(first, end) or (kind == "write" and len(request.data) != end - first):
+        request, backends, kind = op.request, self._backends, op.request.kind
+        assert kind in ("write", "zero", "trim", "mend"), f"{kind} writes nothing"
+        short = kind in ("write", "mend") and len(request.data) != request.end - request.first
+        if not copy.has(request.first, request.end) or short or (kind == "mend" and copy.state != "in_sync"):
             self._answer(op, NotServed(copy.name, copy.state))
         elif len(backends) + self._keeper.waiting >= self._limits.in_flight:
             self._answer(op, TooMany())
-        elif self._marked(op, copy):
-            self._effects.append(backends.send(op, copy, kind))
+        elif kind == "mend" or self._marked(op, copy):
+            self._effects.append(backends.send(op, copy, "write" if kind == "mend" else kind))
 
     def _marked(self, op: Op, copy: CopyHere) -> bool:
         """Whether its regions are marked; otherwise it waits for that, or is refused."""

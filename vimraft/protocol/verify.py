@@ -21,7 +21,6 @@ from vimraft.protocol.comparing import Checked, Difference, Mending, RegionCheck
 from vimraft.protocol.maps import REGION_BYTES
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Effect
-from vimraft.protocol.writes import End
 
 MAX_PARALLEL = 4
 """Regions being compared at once."""
@@ -33,7 +32,7 @@ MAX_DIFFERENCES = 64
 """Told one by one; further ones are only counted."""
 ALONE_NS = 30_000_000_000
 """How long it waits for a second copy in sync before it skips what is left."""
-Phase = Literal["comparing", "flushing", "over", "moved", "stopped"]
+Phase = Literal["comparing", "over", "moved", "stopped"]
 """`over`: all regions were looked at. `moved`: this manager is not the owner any more. `stopped`: somebody
 asked for it."""
 _S = 1_000_000_000
@@ -87,13 +86,14 @@ class Verify:
         self._attempts: dict[int, int] = {}
         self._most_attempts = MAX_ATTEMPTS
         """One, when that many were in vain for the last region: its store may be silent for long."""
+        self._tried: dict[int, tuple[Difference, ...]] = {}
+        """Found in regions whose mending had an unknown end: if nothing differs any more, it succeeded."""
         self._known: dict[int, Checked] = {}
         """Of regions behind one that is not known yet."""
         self._stopping = False
         self._alone_since_ns: int | None = None
         self._paced_ns = 0
         self._pace_timer: int | None = None
-        self._mended = self.tally.repaired > 0
 
     def start(self, now_ns: int) -> list[Effect]:
         self._owner.begin(now_ns)
@@ -156,9 +156,15 @@ class Verify:
         attempts = self._attempts.get(region, 0) + (not checked.later)
         if checked.later or (checked.passing and attempts < self._most_attempts):
             self._attempts[region] = attempts
+            if checked.tried:
+                self._tried[region] = checked.differences
             self._later(region, max(1, attempts))
             return
         self._attempts.pop(region, None)
+        before = self._tried.pop(region, ())
+        if before and not checked.differences and not checked.why:
+            mended = tuple(msgspec.structs.replace(one, repaired=True) for one in before)
+            checked = msgspec.structs.replace(checked, differences=mended)
         self._most_attempts = 1 if checked.passing else MAX_ATTEMPTS
         self._known[region] = checked
         self._count()
@@ -182,7 +188,7 @@ class Verify:
             desk.later(ALONE_NS, lambda: None)  # the end of that event looks again
         elif desk.now_ns - self._alone_since_ns >= ALONE_NS and not self._running:
             self._skip_rest("only one copy is in sync")
-            self._end()
+            self._over()
         return True
 
     def _paced(self) -> bool:
@@ -205,7 +211,6 @@ class Verify:
     def _count(self) -> None:
         while (checked := self._known.pop(self.tally.done, None)) is not None:
             self.tally = _with(self.tally, checked)
-            self._mended |= any(one.repaired for one in checked.differences)
 
     def _skip_rest(self, why: str) -> None:
         for region in sorted(self._known):
@@ -219,24 +224,7 @@ class Verify:
         if self._stopping:
             self._finish("stopped")
         elif not self._waiting:
-            self._end()
-
-    def _end(self) -> None:
-        """What was mended is on stable storage before it is told."""
-        if self._mended:
-            self.phase = "flushing"
-            self._desk.when_free(lambda: self._owner.flushing.flush(self._flushed))
-        else:
             self._over()
-
-    def _flushed(self, how: End) -> None:
-        if self.ended:
-            return
-        if how == "failed":
-            self._owner.lost_unflushed()
-            why = "what was repaired could not be flushed"
-            self.tally = msgspec.structs.replace(self.tally, repaired=0, why=why)
-        self._over()
 
     def _over(self) -> None:
         newest, tally = self._desk.newest, self.tally

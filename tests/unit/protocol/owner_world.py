@@ -68,7 +68,7 @@ class FakeStore:
             self.data[request.copy] = bytearray(SIZE)
         data = self.data[request.copy]
         if how == "done":
-            if request.kind == "write":
+            if request.kind in ("write", "mend"):
                 data[request.first : request.end] = request.data
             elif request.kind in ("zero", "trim"):
                 data[request.first : request.end] = bytes(request.end - request.first)

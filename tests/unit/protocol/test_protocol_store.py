@@ -354,6 +354,17 @@ def test_a_volume_that_is_gone_serves_nothing_and_keeps_its_record() -> None:
     assert world.store.drained
 
 
+def test_a_mended_region_does_not_become_active_but_waits_for_a_flush_before_it_is_cleared() -> None:
+    world = StoreWorld(table(5, copy(A, ROME), copy(B, ROME, "syncing")))
+    number = world.ask("mend", data=BLOCK)
+    assert world.io[0].kind == "write"
+    world.done()
+    assert world.answers[number] == DONE
+    assert not world.disk, "a takeover does not take it for a write that may be missing elsewhere"
+    assert world.answers[world.ask("mend", name=B, data=BLOCK)] == m.NotServed(B, "syncing")
+    assert world.answers[world.ask("mend", data=b"short")] == m.NotServed(A, "in_sync")
+
+
 def test_a_checksum_is_refused_like_a_read_and_touches_no_region() -> None:
     world = StoreWorld(table(5, copy(A, ROME), copy(B, ROME, "syncing")))
     number = world.ask("checksum", end=REGION_BYTES)

@@ -17,7 +17,6 @@ from tests.unit.protocol.owner_world import (
     copy,
     two,
 )
-from vimraft.core.commands import Retire
 from vimraft.core.ids import LocalName
 from vimraft.protocol.comparing import Difference, Mending, pieces
 from vimraft.protocol.desk import Limits
@@ -113,7 +112,7 @@ def test_what_most_copies_hold_is_written_over_the_others_and_flushed() -> None:
     assert (tally.differing, tally.repaired, tally.clean) == (2, 2, True)
     assert equal(world, A, B, C)
     assert world.bytes_at(PARIS, A, 10) == 10
-    assert world.stores[PARIS].kinds()[-1] == "flush"
+    assert [one.fua for one in world.stores[PARIS].seen if one.kind == "mend"] == [True]
     assert Invalidate(0, REGION_BYTES) in world.other
     assert all(one.repaired for one in tally.differences)
 
@@ -125,7 +124,8 @@ def test_of_two_copies_the_one_that_is_named_is_the_source() -> None:
     tally = verified(world, Mending(B))
     assert (tally.differing, tally.repaired, tally.clean) == (1, 1, True)
     assert world.bytes_at(PARIS, A, 10) == 10
-    assert "write" in world.stores[ROME].kinds(), "its record has the region for copies that are away"
+    assert not {"write", "mend"} & set(world.stores[ROME].kinds()), "nothing is written to the source"
+    assert len(world.owner.desk.tracker) == 0, "a takeover does not take it for a write"
 
 
 def test_where_nobody_can_tell_who_is_right_it_stays_and_is_said() -> None:
@@ -317,26 +317,52 @@ def test_with_one_copy_left_it_waits_and_then_says_what_it_has_not_compared() ->
     assert not verify.tally.clean
 
 
-def test_a_copy_that_cannot_be_mended_is_retired_like_by_any_write() -> None:
+def test_a_copy_that_cannot_be_mended_is_told_and_may_be_mended_later() -> None:
     world = world_of(three())
     spoil(world, C, 10)
-    world.stores[OSLO].how = lambda request: "failed" if request.kind == "write" else "done"
-    verify = begin(world, Mending())
-    assert isinstance(world.proposed[-1].command, Retire)
-    assert world.proposed[-1].command.replicas == (C,)
-    world.decide()
-    world.apply(after(three(), C="stale"))
-    world.installed(OSLO, 20)
+    world.stores[OSLO].how = lambda request: "failed" if request.kind == "mend" else "done"
+    tally = verified(world, Mending())
+    assert (tally.differing, tally.repaired) == (1, 0)
+    assert "copy C could not be written" in tally.why
+    assert world.proposed == []
+    world.stores[OSLO].how = lambda request: "done"
+    assert verified(world, Mending()).clean
+
+
+def test_what_may_have_been_written_late_is_fenced() -> None:
+    world = world_of(two())
+    spoil(world, B, 10)
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "mend" else "done"
+    verify = begin(world, Mending(A))
+    before = world.stores[ROME].seen[-1].session
+    world.wait(10.1)
+    world.stores[ROME].how = lambda request: "done"
+    assert world.how(world.write(9)) == "done"
+    assert world.stores[ROME].seen[-1].session > before
     world.wait(5)
     assert verify.phase == "over"
-    assert equal(world, A, B)
-    assert verify.tally.out_of_step == (C,)
+    assert verify.tally.repaired == 1, "it was tried again"
+
+
+def test_copies_that_are_not_in_sync_get_what_was_mended() -> None:
+    away = copy(C, OSLO, state="stale", record="r1")
+    world = world_of(VolumeMap(VOLUME, 10, 5, PARIS, SIZE, (copy(A, PARIS), copy(B, ROME), away)))
+    world.owner.desk.record = "r1"
+    spoil(world, B, 2 * REGION_BYTES)
+    assert verified(world, Mending(A)).repaired == 1
+    for store in (PARIS, ROME):
+        noted = [one for one in world.stores[store].seen if one.kind == "hand_over"]
+        assert [(one.record, one.regions) for one in noted] == [("r1", (2,))]
+    world.apply(after(world.owner.desk.newest, C="syncing"))
+    spoil(world, B, 5 * REGION_BYTES)
+    assert verified(world, Mending(A)).repaired == 1
+    assert world.owner.desk.missing[C] == {5}
 
 
 def test_clients_may_write_what_is_being_mended() -> None:
     world = world_of(two())
     spoil(world, B, 10)
-    world.stores[ROME].how = lambda request: "silent" if request.kind == "write" else "done"
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "mend" else "done"
     verify = begin(world, Mending(A))
     write = world.write(9, 0)
     assert world.how(write) is None

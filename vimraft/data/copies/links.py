@@ -33,7 +33,7 @@ IDLE_S = 60.0
 WATCHDOG_S = 0.1
 BACK_OFF_FIRST_S = 0.05
 BACK_OFF_LAST_S = 1.0
-YOUNG_KINDS = frozenset(("checksum",))
+YOUNG_KINDS = frozenset(("checksum", "mend"))
 """Stores of older releases refuse the message; that is no reason to take them for lost."""
 _monotonic = time.monotonic
 

@@ -18,7 +18,6 @@ from vimraft.protocol.verify import Phase, Verify
 PATIENCE_S = 60
 _STATES: dict[Phase, VerifyState] = {
     "comparing": "running",
-    "flushing": "running",
     "over": "over",
     "moved": "moved",
     "stopped": "stopped",
