@@ -37,7 +37,11 @@ class MemoryStore:
     """`down`: whoever asks gets no answer. `failing`: kinds of backend requests that end with an error."""
 
     def __init__(
-        self, me: str, newest: VolumeMap, boot: str = "boot", limits: StoreLimits = StoreLimits()
+        self,
+        me: str,
+        newest: VolumeMap,
+        boot: str = "boot",
+        limits: StoreLimits = StoreLimits(),  # noqa: B008  (frozen)
     ) -> None:
         self.me = ManagerName(me)
         self.boot = boot

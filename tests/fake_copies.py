@@ -106,7 +106,7 @@ class FakeCopies(FakePart):
         self._note("move_owner", (name, request.manager), None)
         found = self._found(name)
         if len(found.replicas) == 1:
-            raise OneCopyOnly(name)
+            raise OneCopyOnly(name, request.manager)
         return self.put(replace(found, owner=request.manager, epoch=found.epoch + 1))
 
     async def force_lost(self, request: ForceLostRequest, *, who: str, request_id: str | None) -> s.DoneReply:

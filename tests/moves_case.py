@@ -25,10 +25,12 @@ from vimraft.core.commands import (
     Rejected,
     Rejoin,
     RenewLease,
+    SetHandingOver,
     SetManager,
     SetSite,
     SetStorage,
 )
+from vimraft.core.copies import is_copied
 from vimraft.core.tables import Manager, Settings, Site, State, Storage, Volume
 from vimraft.metadata.memory_log import MemoryCluster, MemoryLog
 from vimraft.site.changes import ChangeOperations
@@ -128,8 +130,9 @@ class Node(ChangeOperations, MovesOperations):
         self.name = name
         self.world = world
         self.site = Context(  # type: ignore[assignment]
-            log=world.log(name), me=name, jobs=Jobs(name), copies=CopiesBoard(), feeders={"export": Feeder()}
-        )
+            log=world.log(name), me=name, jobs=Jobs(name), copies=CopiesBoard(), feeders={"export": Feeder()},
+            moving_owner=set(),
+        )  # fmt: skip
         self.health = Health(
             name, token="t", state=lambda: self.site.state, make_beat=lambda: None, changed=lambda *_: None
         )
@@ -246,6 +249,9 @@ class World:
 
     async def hand_over(self, name: str, new_owner: str) -> None:
         volume = self.state.volumes[name]
+        if not is_copied(volume):
+            await self.do(SetHandingOver(volume.name, volume.epoch, volume.owner, True))
+            volume = self.state.volumes[name]
         await self.do(MoveOwner(volume.name, volume.epoch, volume.owner, new_owner))
 
     def open_export(self, uri: str, *, read_only: bool) -> MemoryDisk:

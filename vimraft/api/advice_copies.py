@@ -73,8 +73,10 @@ def from_copy_fault(error: CopyFault) -> Advice:
         case OneCopyOnly():
             return make_advice(
                 "rejected",
-                f"virtual volume {error.name!r} has one copy, so that no other manager could own it",
-                f"add a copy at the other site first: vimraft copy add {error.name} --sites SITE",
+                f"virtual volume {error.name!r} has one copy, and nothing of it lies at sites of "
+                f"{error.manager}, which therefore cannot own it",
+                f"move it there (vimraft vol migrate {error.name} --site SITE), or add a copy there (vimraft "
+                f"copy add {error.name} --sites SITE)",
             )
         case NotMoved():
             return make_advice(

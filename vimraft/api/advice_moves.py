@@ -31,14 +31,6 @@ def from_move_fault(error: errors.MoveFault) -> Advice:
                 f"when the device is right again: vimraft real include {error.name}; copies on it are made "
                 "anew with vimraft copy rm and copy add",
             )
-        case errors.OwnersStay():
-            return make_advice(
-                "conflict",
-                f"site {error.name} holds no data any more, but its manager still owns and serves "
-                f"{listed(error.volumes)}: volumes of one copy cannot be handed over",
-                "give each a second copy (vimraft copy add), drain the site again, then take one away "
-                "(vimraft copy rm)",
-            )
         case errors.JobCancelled():
             return make_advice(
                 "conflict", f"{error.name} was cancelled", "start it again: it goes on with what is left"

@@ -137,14 +137,6 @@ class RealFailed(MoveFault):
         self.why = why
 
 
-class OwnersStay(MoveFault):
-    """Site `name` is empty, but its manager still owns volumes that cannot be handed over."""
-
-    def __init__(self, name: str, volumes: tuple[str, ...]) -> None:
-        super().__init__(name)
-        self.volumes = volumes
-
-
 class JobCancelled(MoveFault):
     """By an operator; `name` is the job's."""
 

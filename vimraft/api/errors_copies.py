@@ -15,7 +15,11 @@ class CopyFault(ApiFault):
 
 
 class OneCopyOnly(CopyFault):
-    """Only a volume with copies can be handed over while it is used."""
+    """Nothing of the only copy lies at sites of `manager`, which was to own it."""
+
+    def __init__(self, name: str, manager: str) -> None:
+        super().__init__(name)
+        self.manager = manager
 
 
 class NotMoved(CopyFault):

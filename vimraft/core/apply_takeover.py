@@ -17,12 +17,13 @@ from msgspec.structs import replace
 
 from vimraft.core import checks, replica_states
 from vimraft.core.change import Change, holders, stamp_of
-from vimraft.core.commands import ForceLost, LeaseStamp, MoveOwner, Rejoin, TakeOver
+from vimraft.core.commands import ForceLost, LeaseStamp, MoveOwner, Rejoin, SetHandingOver, TakeOver
 from vimraft.core.copies import (
     MAX_BOOT_CHARS,
     Freed,
     healed,
     in_sync,
+    is_copied,
     left,
     present,
     put,
@@ -32,7 +33,7 @@ from vimraft.core.copies import (
     with_replicas,
 )
 from vimraft.core.ids import ManagerName, VolumeName
-from vimraft.core.reasons import Invalid, LastCopy, Reason, Renewed, SoleHolder
+from vimraft.core.reasons import Invalid, LastCopy, Reason, Renewed, SoleHolder, Unsupported
 from vimraft.core.tables import Replica, State, Volume
 
 
@@ -68,7 +69,18 @@ def move_owner(state: State, command: MoveOwner) -> Change | Reason:
     volume = _for_another(state, command)
     if not isinstance(volume, Volume):
         return volume
+    if not is_copied(volume):
+        return Unsupported("handing over a volume of one copy before it is prepared for that")
     return _given(state, volume, command.new_owner, "owner-moved")
+
+
+def set_handing_over(state: State, command: SetHandingOver) -> Change | Reason:
+    volume = present(state, command.volume, command.epoch, command.owner)
+    if not isinstance(volume, Volume) or volume.handing_over == command.handing_over:
+        return Change(state, volume=volume) if isinstance(volume, Volume) else volume
+    after = replace(volume, handing_over=command.handing_over, epoch=volume.epoch + 1)
+    what = "hand-over-begun" if command.handing_over else "hand-over-ended"
+    return Change(put(state, after), what, volume.name, volume=after)
 
 
 # All volumes of a manager

@@ -30,6 +30,7 @@ def trash(state: State, command: TrashVolume, at_ms: int) -> Change | Reason:
         volume,
         epoch=volume.epoch + 1,
         trashed_ms=max(1, at_ms),
+        handing_over=False,
         replicas=tuple([replace(replica, moving=()) for replica in volume.replicas]),
     )
     after = release(state, freed)

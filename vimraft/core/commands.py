@@ -317,6 +317,15 @@ class SetReadPolicy(Struct, frozen=True, gc=False, tag=True):
     policy: ReadPolicy
 
 
+class SetHandingOver(Struct, frozen=True, gc=False, tag=True):
+    """A volume with one copy is to be handed over (`MoveOwner`), or has been. Epoch + 1."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+    handing_over: bool
+
+
 class TrashVolume(Struct, frozen=True, gc=False, tag=True):
     """Delete for the time being. The name is free again, the space is not. Its id in the trash is the index
     of this command."""
@@ -353,6 +362,7 @@ SINCE_COPIES = (
     ForceLost,
     SetReadOnly,
     SetReadPolicy,
+    SetHandingOver,
     TrashVolume,
     RestoreVolume,
     PurgeVolume,
@@ -394,6 +404,7 @@ Command = (
     | ForceLost
     | SetReadOnly
     | SetReadPolicy
+    | SetHandingOver
     | TrashVolume
     | RestoreVolume
     | PurgeVolume

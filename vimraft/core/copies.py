@@ -39,8 +39,11 @@ def present(state: State, name: VolumeName, epoch: int, owner: ManagerName) -> V
 
 
 def is_copied(volume: Volume) -> bool:
-    """The machines of vimraft.protocol serve it: several copies, whatever their state, or one that moves."""
-    return len(volume.replicas) > 1 or any(replica.moving for replica in volume.replicas)
+    """The machines of vimraft.protocol serve it: several copies, whatever their state, or one that moves, or
+    one whose owner is to change."""
+    return (
+        len(volume.replicas) > 1 or volume.handing_over or any(replica.moving for replica in volume.replicas)
+    )
 
 
 def find_replica(volume: Volume, name: LocalName) -> Replica | NotFound:

@@ -151,6 +151,8 @@ class Volume(Struct, frozen=True, gc=False, omit_defaults=True):
     trashed_ms: int = 0
     """In the trash: since when. 0 in all others."""
     read_policy: ReadPolicy = "balance"
+    handing_over: bool = False
+    """Another manager is to own it: it is served like a volume with several copies until that is over."""
 
     @property
     def size_bytes(self) -> int:

@@ -23,8 +23,8 @@ class StoreLimits(Struct, frozen=True, gc=False):
     waiting_ns: int = 4_000 * MS
     """How long one waits for the tables, a drain or a flush; less than owners wait for an answer."""
     busy_reads: int = 32
-    """Reads in backends; to further ones the answer is "use the other copy", where there is one. Several times
-    the load at which an owner by itself looks for another copy."""
+    """Reads in backends; to further ones the answer is "use the other copy", where there is one. Several
+    times the load at which an owner by itself looks for another copy."""
 
 
 class StoreCounters:

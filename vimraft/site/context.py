@@ -55,6 +55,8 @@ class SiteContext:
         self.copies = CopiesBoard()
         self.holds: dict[str, HoldTimes] = {}
         """By volume, as the export last said."""
+        self.moving_owner: set[str] = set()
+        """Volumes that are being handed over by this manager."""
         self.problems: dict[str, Problem] = {}
         """Real volume → what its data plane reported since it was last taken into use."""
         self.backup_problem = ""

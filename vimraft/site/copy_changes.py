@@ -26,6 +26,7 @@ from vimraft.core.commands import (
     ForceLost,
     PauseCopy,
     RemoveCopy,
+    SetHandingOver,
     SetReadPolicy,
 )
 from vimraft.core.copies import is_copied
@@ -34,6 +35,7 @@ from vimraft.core.reasons import NotFound
 from vimraft.core.tables import State, Volume
 from vimraft.site.context import SiteContext
 from vimraft.site.copies_part import CopiesPart
+from vimraft.site.hand_over import can_own, wait_served
 from vimraft.site.health import Health
 from vimraft.site.other_managers import ask
 from vimraft.site.render import reply_of
@@ -99,16 +101,23 @@ class CopyOperations:
             )
         if volume.owner == new_owner:  # also for who asks again
             return reply_of(state, volume, {}, index=state.index)
-        if not is_copied(volume):
-            raise OneCopyOnly(name)
+        if len(volume.replicas) == 1 and not can_own(state, volume, new_owner):
+            raise OneCopyOnly(name, new_owner)
         if volume.owner != self.site.me:
             owner = state.managers[volume.owner]
             data = await ask(self.site, owner, "POST", f"/v1/volumes/{quote(name, safe='')}/owner", request)
             return msgspec.json.decode(data, type=VolumeReply)
+        if name in self.site.moving_owner:
+            raise NotMoved(name, "another move is under way")
+        self.site.moving_owner.add(name)
         try:
-            done = await self.copies_part.move_owner(name, new_owner, MOVE_WAIT_S)
+            async with asyncio.timeout(MOVE_WAIT_S):
+                await self._prepare(volume, who)
+                done = await self.copies_part.move_owner(name, new_owner, MOVE_WAIT_S)
         except TimeoutError:
             raise MoveUndecided(name) from None
+        finally:
+            self.site.moving_owner.discard(name)
         await self.site.record(
             "volume.owner_moved" if done.moved else "volume.owner_not_moved",
             name,
@@ -119,6 +128,16 @@ class CopyOperations:
         if not done.moved:
             raise NotMoved(name, done.message)
         return await self._after_it(name)
+
+    async def _prepare(self, volume: Volume, who: str) -> None:
+        if is_copied(volume):
+            return
+        if self.site.state.level < levels.COPIES:
+            raise LevelTooLow("handing a volume over", self.site.state.level, levels.COPIES)
+        command = SetHandingOver(volume.name, volume.epoch, volume.owner, True)
+        applied = await self._commit(command, who, None)
+        epoch = applied.volume.epoch if applied.volume is not None else volume.epoch + 1
+        await wait_served(self.site, volume.name, epoch)
 
     async def _after_it(self, name: str) -> VolumeReply:
         """By current tables, once both processes here go by them."""

@@ -3,8 +3,7 @@
 May live here: the mover, which proposes what `drain_plan` finds for the volumes that this manager owns; the
 jobs that look on; the part of the service about them. Who copies and switches is the export of the owner.
 A drain of a real volume is its state in the tables; only the drain of a site is a record of this manager
-(which real volumes it meant, and that owners have to go, is nowhere else). Volumes of one copy cannot be
-handed over: they go on being served by their owner, and the job says so.
+(which real volumes it meant, and that owners have to go, is nowhere else).
 """
 
 import asyncio
@@ -17,18 +16,26 @@ import msgspec
 import structlog
 
 from vimraft.api.advice import from_reason
-from vimraft.api.errors import JobCancelled, ManagerUnreachable, OwnersStay, RealFailed, Refused
+from vimraft.api.errors import JobCancelled, ManagerUnreachable, RealFailed, Refused
 from vimraft.api.schema import JobReply
 from vimraft.core import levels
 from vimraft.core.change import holders
-from vimraft.core.commands import Applied, Command, Rejected, SetRealVolumeState
-from vimraft.core.copies import is_copied
+from vimraft.core.commands import (
+    AbortMove,
+    Applied,
+    BeginMove,
+    Command,
+    Rejected,
+    SetHandingOver,
+    SetRealVolumeState,
+)
 from vimraft.core.ids import ManagerName, RealId, SiteName, StorageAddress, VolumeName
 from vimraft.core.reasons import NotFound
 from vimraft.core.tables import RealVolume, State
 from vimraft.metadata.port import LogError
 from vimraft.site.context import PROPOSE_MS, SiteContext
 from vimraft.site.drain_plan import Left, blocked, draining, left_on, next_moves
+from vimraft.site.hand_over import ended
 from vimraft.site.job_records import SiteDrain
 from vimraft.site.jobs import Job
 from vimraft.site.other_managers import ask
@@ -50,7 +57,8 @@ def drain_job_id(manager: str, real: RealId) -> str:
 
 
 class Mover:
-    """Begins and takes back moves of the volumes that this manager owns. `run` goes on for ever."""
+    """Begins and takes back moves of the volumes that this manager owns, and ends their hand-overs. `run`
+    goes on for ever."""
 
     def __init__(self, site: SiteContext) -> None:
         self._site = site
@@ -72,7 +80,11 @@ class Mover:
             await asyncio.sleep(LOOK_S)
 
     async def _propose(self, state: State) -> None:
-        for command in await asyncio.to_thread(next_moves, state, self._site.me):
+        commands: list[BeginMove | AbortMove | SetHandingOver] = [
+            *await asyncio.to_thread(next_moves, state, self._site.me),
+            *ended(state, self._site.me, self._site.copies.volumes, self._site.moving_owner),
+        ]
+        for command in commands:
             try:
                 outcome = await self._site.log.propose(
                     command, who=f"drain@{self._site.me}", deadline_ms=PROPOSE_MS
@@ -84,7 +96,7 @@ class Mover:
             if isinstance(outcome, Rejected):
                 log.info("move.refused", what=what, volume=command.volume, reason=repr(outcome.reason))
             else:
-                log.info("move.proposed", what=what, volume=command.volume, copy=command.replica)
+                log.info("move.proposed", what=what, volume=command.volume)
 
 
 def note_on(state: State, reals: frozenset[RealId], left: Left) -> str:
@@ -214,12 +226,9 @@ class DrainOperations:
                 await self._commit(SetRealVolumeState(real.storage, real.lun, "draining"), record.who, None)
         await self._follow(job, frozenset(real.id for real in _at(state, record.site)))
         while (left := owned_without_reason(self.site.state, record.site)) and not job.cancelled:
-            able = {name: to for name, to in left.items() if is_copied(self.site.state.volumes[name])}
-            if not able:
-                raise OwnersStay(record.site, tuple(sorted(left)))
-            shown = ", ".join(sorted(able)[:MAX_SHOWN])
+            shown = ", ".join(sorted(left)[:MAX_SHOWN])
             job.note = f"hands over {shown}"
-            if not await self._hand_over(able):
+            if not await self._hand_over(left):
                 job.note = f"waits for a new owner of {shown} (vimraft vol move-owner)"
                 await asyncio.sleep(RETRY_S)
         if job.cancelled:

@@ -13,10 +13,12 @@ from vimraft.core.commands import (
     RemoveManager,
     RenewLease,
     ReopenVolumes,
+    SetHandingOver,
     TakeOver,
     TrashVolume,
 )
-from vimraft.core.reasons import Conflict, Invalid, LastCopy, NotFound, Renewed, SoleHolder
+from vimraft.core.copies import is_copied
+from vimraft.core.reasons import Conflict, Invalid, LastCopy, NotFound, Renewed, SoleHolder, Unsupported
 
 SEEN = LeaseStamp("life", 1)
 
@@ -82,6 +84,22 @@ def test_the_owner_hands_over_even_what_it_alone_holds():
     epoch = tables.volume().epoch
     tables.applied(MoveOwner(*tables.at(), "m-osaka"))
     assert (tables.volume().owner, tables.volume().epoch) == ("m-osaka", epoch + 1)
+
+
+def test_a_volume_of_one_copy_is_handed_over_once_the_machines_serve_it() -> None:
+    tables = level_three()
+    tables.applied(build("v", 250))
+    assert isinstance(tables.refused(MoveOwner(*tables.at(), "m-osaka")), Unsupported)
+    epoch = tables.volume().epoch
+    tables.applied(SetHandingOver(*tables.at(), True))
+    tables.applied(SetHandingOver(*tables.at(), True))
+    assert (tables.volume().epoch, is_copied(tables.volume())) == (epoch + 1, True)
+    stale = tables.at()
+    tables.applied(MoveOwner(*tables.at(), "m-osaka"))
+    assert isinstance(tables.refused(SetHandingOver(*stale, False)), Conflict)
+    tables.applied(SetHandingOver(*tables.at(), False))
+    volume = tables.volume()
+    assert (volume.owner, volume.epoch, is_copied(volume)) == ("m-osaka", epoch + 3, False)
 
 
 def test_a_restart_of_an_owner_is_a_new_epoch_and_no_more():

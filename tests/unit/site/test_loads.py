@@ -12,7 +12,7 @@ from vimraft.core.copies import is_copied
 from vimraft.data.feed import CopyLoad, HoldTimes, IoCounters
 from vimraft.protocol.balance import Preference
 from vimraft.site.copies_views import hold_reports, holds_by_site, longest_of
-from vimraft.site.health import Heard, Health
+from vimraft.site.health import Health, Heard
 from vimraft.site.loads import loads_of
 from vimraft.site.plane_maps import view
 from vimraft.site.rates import RateWindow

@@ -1,5 +1,6 @@
 """Moving an owner and giving a site up: who does it, and what is refused."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +11,15 @@ from vimraft.api.advice import from_exception
 from vimraft.api.errors import Refused
 from vimraft.api.errors_copies import AnswersStill, MoveUndecided, NotMoved, OneCopyOnly
 from vimraft.api.schema_copies import ForceLostRequest, MoveOwnerRequest
-from vimraft.core.commands import Applied, Command, MoveOwner
+from vimraft.core.commands import Applied, Command, MoveOwner, SetHandingOver
 from vimraft.core.tables import State
 from vimraft.data.feed import CopiesStatus, CopyStatus, MoveDone, MoveOwnerTo
-from vimraft.site import copy_changes
+from vimraft.site import copy_changes, hand_over
 from vimraft.site.copies_board import CopiesBoard
 from vimraft.site.copies_part import CopiesPart
 from vimraft.site.copies_views import progress_of
 from vimraft.site.copy_changes import CopyOperations
+from vimraft.site.hand_over import ended
 
 
 class Export:
@@ -33,7 +35,7 @@ class Export:
         if self.silent:
             return
         if not self.refusal:
-            self.tables.applied(MoveOwner(*self.tables.at(), message.new_owner))
+            self.tables.applied(MoveOwner(*self.tables.at(message.volume), message.new_owner))
         hello = SimpleNamespace(instance="i")
         self.part.said(hello, MoveDone(message.token, not self.refusal, self.refusal))
 
@@ -57,7 +59,7 @@ class Operations(CopyOperations):
         tables = two_copies()
         self.tables = tables
         self.export = Export(tables)
-        self.site = Site(tables=tables, me=me, feeders={})
+        self.site = Site(tables=tables, me=me, feeders={}, moving_owner=set(), copies=CopiesBoard())
         self.site.log = self.site
         self.health = SimpleNamespace(is_up=lambda name: name != "m-osaka")
         self.copies_part = CopiesPart(self.site, me, self.export, able=lambda: True)
@@ -98,11 +100,39 @@ async def test_an_export_that_does_not_answer_leaves_it_undecided(monkeypatch: p
     assert from_exception(raised.value).reply.code == "unknown_outcome"
 
 
-async def test_strangers_and_volumes_of_one_copy_are_refused() -> None:
+async def test_a_volume_of_one_copy_goes_where_its_data_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hand_over, "LOOK_S", 0.001)
     case = Operations()
-    case.tables.applied(build("one", 2))
+    case.tables.applied(build("one", 195))  # more than there is at tokyo: it goes on at osaka
     with pytest.raises(OneCopyOnly):
-        await case.move_owner("one", to("m-osaka"), who="ann")
+        await case.move_owner("one", to("m-nagoya"), who="ann")
+    moving = asyncio.create_task(case.move_owner("one", to("m-osaka"), who="ann"))
+    while not (case.tables.state.volumes["one"].handing_over or moving.done()):
+        await asyncio.sleep(0)
+    with pytest.raises(NotMoved, match="one"):
+        await case.move_owner("one", to("m-osaka"), who="bob")
+    state = case.tables.state
+    said = {"one": CopiesStatus(state.volumes["one"].epoch, "over", ())}
+    assert ended(state, "m-tokyo", said, case.site.moving_owner) == [], "it is under way"
+    case.site.copies.volumes = said
+    assert (await moving).volume.owner == "m-osaka"
+    assert not case.site.moving_owner
+
+
+def test_the_owner_takes_the_mark_away_once_it_serves() -> None:
+    tables = two_copies()
+    tables.applied(SetHandingOver(*tables.at(), True))
+    tables.applied(MoveOwner(*tables.at(), "m-osaka"))
+    epoch = tables.volume().epoch
+    for said in (CopiesStatus(epoch, "sealing", ()), CopiesStatus(epoch - 1, "over", ())):
+        assert ended(tables.state, "m-osaka", {"v": said}, ()) == []
+    over = {"v": CopiesStatus(epoch, "over", ())}
+    assert ended(tables.state, "m-tokyo", over, ()) == []
+    assert ended(tables.state, "m-osaka", over, ()) == [SetHandingOver(*tables.at(), False)]
+
+
+async def test_strangers_are_refused() -> None:
+    case = Operations()
     for name, manager in (("v", "m-kyoto"), ("w", "m-osaka")):
         with pytest.raises(Refused):
             await case.move_owner(name, to(manager), who="ann")
