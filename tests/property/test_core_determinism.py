@@ -82,7 +82,7 @@ def replayed(lines: str, hash_seed: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,  # it has what other tests leave over of the processors
     )
     return replay.stdout.strip()
 

@@ -90,7 +90,7 @@ def test_a_seed_is_the_same_run_in_every_process(options: list[str]) -> None:
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,  # it has what other tests leave over of the processors
             check=False,
         )
         digests.update(line for line in done.stdout.splitlines() if line.startswith("digest "))
