@@ -1,7 +1,8 @@
 """One NBD connection to one volume: the hot path.
 
 May live here: a request that lies in one segment, local or at a peer, while the gate is open: one lookup, one
-system call or one exchange with the peer. Everything else falls through to `SlowPath._run`.
+system call or one exchange with the peer; and an ordinary one that the owner of several copies carries out.
+Everything else falls through to `SlowPath._run`.
 """
 
 import os
@@ -11,6 +12,8 @@ from bisect import bisect_right
 
 import nbd
 
+from vimraft.data.copies.volumes import MAX_REQUEST_BYTES, OwnedVolume
+from vimraft.data.errors import IoError
 from vimraft.data.gate import VolumeGate
 from vimraft.data.remote import Link, LinkKey, LinkPool
 from vimraft.data.request import READ, WRITE, Op
@@ -56,6 +59,8 @@ class Handle(SlowPath):
                 deadline = self._read_far(plan, key, buf, offset, length)
                 if deadline == _DONE:
                     return
+            elif plan.copies is not None and self._read_copies(plan, plan.copies, buf, offset):
+                return
         self.busy = 0
         self._run(Op(READ, offset, len(buf), buf), deadline)
 
@@ -92,10 +97,50 @@ class Handle(SlowPath):
                 deadline = self._write_far(plan, key, buf, offset, length)
                 if deadline == _DONE:
                     return
+            elif plan.copies is not None and self._write_copies(plan, plan.copies, buf, offset):
+                return
         self.busy = 0
         op = Op(WRITE, offset, len(buf), buf)
         op.fua = bool(fua)
         self._run(op, deadline)
+
+    def _read_copies(self, plan: Plan, copies: OwnedVolume, buf: memoryview, offset: int) -> bool:
+        """False: it was not done, and `_run` does it from the beginning. Raises IoError."""
+        length = len(buf)
+        if length > MAX_REQUEST_BYTES or offset + length > plan.size_bytes or (offset | length) & ALIGN_MASK:
+            return False
+        start_ns = _clock_ns()
+        try:
+            done = copies.read(buf, offset, self.client)
+        except IoError:
+            self.busy = 0
+            self.errors += 1
+            raise
+        if done:
+            self.busy = 0
+            self.reads += 1
+            self.read_bytes += length
+            self.read_ns += _clock_ns() - start_ns
+        return done
+
+    def _write_copies(self, plan: Plan, copies: OwnedVolume, buf: memoryview, offset: int) -> bool:
+        """As `_read_copies`."""
+        length = len(buf)
+        if length > MAX_REQUEST_BYTES or offset + length > plan.size_bytes or (offset | length) & ALIGN_MASK:
+            return False
+        start_ns = _clock_ns()
+        try:
+            done = plan.writable and copies.write(buf, offset, self.client)
+        except IoError:
+            self.busy = 0
+            self.errors += 1
+            raise
+        if done:
+            self.busy = 0
+            self.writes += 1
+            self.write_bytes += length
+            self.write_ns += _clock_ns() - start_ns
+        return done
 
     def _far_link(self, plan: Plan, key: LinkKey) -> Link | None:
         """A connected link of the present epoch, out of its home, ready for use by the hot path."""

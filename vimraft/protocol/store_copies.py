@@ -54,10 +54,16 @@ class CopyHere:
 
     def has(self, first: int, end: int) -> bool:
         """All of these bytes lie here. What touches lies in one range, so that one of them has them all."""
-        return any(start <= first < end <= stop for start, stop in self.ranges)
+        for start, stop in self.ranges:  # noqa: SIM110 - asked for every request: a generator takes longer
+            if start <= first < end <= stop:
+                return True
+        return False
 
     def unmarked(self, first: int, end: int) -> list[int]:
         """Regions of the range that may not be written yet."""
+        region = first >> SHIFT
+        if region in self.sure and (end - 1) >> SHIFT == region:
+            return []
         return [region for region in regions_of(first, end) if region not in self.sure]
 
     def begin_marking(self, regions: Iterable[int], batch: int) -> None:

@@ -83,7 +83,9 @@ def test_a_write_is_done_when_ask_returns_and_is_read_back(bench: Bench) -> None
     assert bench.backend.flushes == 1
 
 
-def test_the_region_is_marked_durably_before_its_data_are_written(bench: Bench) -> None:
+def test_the_region_is_marked_durably_before_its_data_are_written(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, use_fd=False)
+    bench.install(copied_map("b"))
     seen: list[tuple[int, ...]] = []
 
     def look() -> None:

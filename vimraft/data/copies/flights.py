@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POLL_MS = 1_000
 _REQUEST = struct.Struct(">IHHQQI")
+_TIMEVAL = struct.Struct("@ll")
 _REPLY = struct.Struct(">IIQ")
 _REPLY_BYTES = _REPLY.size
 _REQUEST_MAGIC = 0x25609513
@@ -32,6 +33,13 @@ _COMMANDS: dict[AskKind, int] = {"read": 0, "write": 1, "trim": 4, "zero": 6}
 DATA_KINDS = frozenset(_COMMANDS)
 _SEND = socket.MSG_NOSIGNAL
 _AT_ONCE = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+
+
+def ready_socket(sock: socket.socket) -> None:
+    """As `Flight` uses it: waits are bounded by the kernel, which costs no system call each time."""
+    sock.setblocking(True)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(POLL_MS * 1000, 1_000_000)))
 
 
 class Flight:
@@ -71,7 +79,7 @@ class Flight:
         return select.POLLIN if self._unsent is None else select.POLLIN | select.POLLOUT
 
     def answer(self, *, wait: bool) -> Answer | None:
-        """None: it is under way. Raises PeerLost."""
+        """None: it is under way (`wait`: still, after POLL_MS). Raises PeerLost."""
         try:
             if self._unsent is not None:
                 self._send(self._unsent, wait)
@@ -121,7 +129,7 @@ class Flight:
 
 
 def poll_flights(flights: Sequence[Flight]) -> None:
-    """Until something comes for one of them, or a while. One alone is waited for by `answer`."""
+    """Until something comes for one of them, or POLL_MS. One alone is waited for by `answer`."""
     if len(flights) > 1:
         poller = select.poll()
         for flight in flights:

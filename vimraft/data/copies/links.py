@@ -20,7 +20,7 @@ import nbd
 
 from vimraft.core.ids import ManagerName
 from vimraft.data.copies import wire
-from vimraft.data.copies.flights import DATA_KINDS, Flight
+from vimraft.data.copies.flights import DATA_KINDS, Flight, ready_socket
 from vimraft.data.errors import PeerLost
 from vimraft.data.remote import connect_to_peer
 from vimraft.protocol.asks import Answer
@@ -162,7 +162,8 @@ class PeerStores:
         try:
             handle.connect_socket(sock.detach())
             link.boot = wire.parse_boot(handle.get_export_description())
-            link.guard.setblocking(bool(place.copy))  # libnbd wants it not to, of the same socket
+            if place.copy:
+                ready_socket(link.guard)
         except nbd.Error as error:
             raise PeerLost(f"{place.store} refused {place.copy} of {place.volume}: {error}") from None
         link.deadline = 0.0
@@ -181,8 +182,8 @@ class PeerStores:
     def finish(self, flight: Flight) -> Answer:
         """Waits. Raises PeerLost."""
         try:
-            answer = flight.answer(wait=True)
-            assert answer is not None, "it waited"
+            while (answer := flight.answer(wait=True)) is None:
+                pass  # the watchdog ends it
         except PeerLost:
             self.drop(flight.link)
             raise

@@ -117,15 +117,19 @@ class OwnerSide:
     def _carry(self, effects: list[Effect], waiter: _Waiter) -> None:
         """Until the reply is there, or nothing is left that this thread has begun itself."""
         flights: list[Flight] = []
+        me = self._me
         while True:
             local: list[StoreRequest] = []
             for effect in effects:
-                if type(effect) is not Send or waiter.reply is not None:
+                kind = type(effect)
+                if kind is Reply:
+                    self._reply(effect)  # type: ignore[arg-type]
+                elif kind is not Send or waiter.reply is not None:
                     self._perform(effect)
-                elif effect.store == self._me:
-                    local.append(effect.request)
-                elif effect.request.kind in DATA_KINDS:
-                    flight = self._take_off(effect)
+                elif effect.store == me:  # type: ignore[union-attr]
+                    local.append(effect.request)  # type: ignore[union-attr]
+                elif effect.request.kind in DATA_KINDS:  # type: ignore[union-attr]
+                    flight = self._take_off(effect)  # type: ignore[arg-type]
                     if flight is not None:
                         flights.append(flight)
                 else:
@@ -167,7 +171,7 @@ class OwnerSide:
         links = self.shell.links
         lost: list[Flight] = []
         while True:
-            wait = len(flights) == 1
+            wait = len(flights) == 1  # `answer` waits itself then
             poll_flights(flights)
             for flight in flights[:]:
                 try:

@@ -5,7 +5,7 @@ Whose turn it is to have one: `store_turns`. Keeps:
 
 - The thread of a request does the first slow thing that comes of it itself (the ordinary write: all of it,
   and `done` is called before `ask` returns); the rest goes to a crew. Nothing blocks under the lock.
-- Effects are performed on the real volumes of the map under which the machine gave them (`_Tables`). Whoever
+- Effects are performed on the real volumes of the map under which the machine gave them (`Tables`). Whoever
   replaces a real volume waits until nothing uses the tables that have it.
 - A trim reads as zeros afterwards at every copy: a backend may ignore trims, and then copies would differ.
 - An unknown outcome stays unknown until the real volume answers something else: its sessions are drained
@@ -25,6 +25,7 @@ from vimraft.data.backends.base import Backend
 from vimraft.data.backends.nbd_pool import NoAnswer
 from vimraft.data.copies.checksums import new_checksum
 from vimraft.data.copies.record_file import RecordError, RecordFile
+from vimraft.data.copies.store_tables import Range, Tables
 from vimraft.data.copies.workers import Crew, Timers, boottime_ns
 from vimraft.data.feed import CopiesMap
 from vimraft.data.reals import RealSlot
@@ -74,42 +75,6 @@ class Tools:
         self.log = log
 
 
-class _Range:
-    """Bytes `first … end-1` of the volume lie in `slot`, `delta` further."""
-
-    __slots__ = ("delta", "end", "first", "slot")
-
-    def __init__(self, first: int, end: int, slot: RealSlot, delta: int) -> None:
-        self.first = first
-        self.end = end
-        self.slot = slot
-        self.delta = delta
-
-
-class _Tables:
-    """Where the copies of one map lie, and how many use it. Never changed but for `running`."""
-
-    __slots__ = ("copies", "reals", "running")
-
-    def __init__(self, copies: CopiesMap | None, real_of: Callable[[str], RealSlot]) -> None:
-        self.running = 0
-        """Effects in hand, counted under the lock."""
-        self.copies: dict[str, tuple[list[int], list[_Range]]] = {}
-        self.reals: set[str] = set()
-        for name, segments in copies.segments.items() if copies is not None else ():
-            ranges = [
-                _Range(s.offset, s.offset + s.length, real_of(s.real), s.real_offset - s.offset)
-                for s in sorted(segments, key=lambda s: s.offset)
-                if not s.manager
-            ]
-            self.copies[name] = ([r.first for r in ranges], ranges)
-            self.reals |= {r.slot.real for r in ranges}
-
-    def slots(self, copy: str) -> list[RealSlot]:
-        _, ranges = self.copies.get(copy, ([], []))
-        return list(dict.fromkeys(r.slot for r in ranges))
-
-
 class _NotYet(Exception):
     """A real volume is being opened, or its former life flushed."""
 
@@ -135,8 +100,8 @@ class StoreSide:
         known = record.load()
         self._active_at_first = {str(name) for name, copy in known.copies.items() if copy.active}
         self._store = Store(me, boot, known)
-        self._tables = _Tables(None, tools.real_of)
-        self._former: list[_Tables] = []
+        self._tables = Tables(None, tools.real_of)
+        self._former: list[Tables] = []
         """Those of older maps that are in use."""
         self._map: CopiesMap | None = None
         self._waiters: dict[tuple[str, int], Done] = {}
@@ -150,16 +115,48 @@ class StoreSide:
 
     def ask(self, session: Session, request: StoreRequest, done: Done) -> None:
         """`done` is called once: before this returns, or later from another thread."""
+        only: BackendIo | None = None
         with self._lock:
             stopped = self._stopped
             if not stopped:
-                self._waiters[(session.incarnation, request.number)] = done
                 effects = self._store.request(session, request, boottime_ns())
-                tables = self._count(effects)
+                tables = self._tables
+                if len(effects) == 1 and type(effects[0]) is BackendIo:
+                    only = effects[0]
+                    tables.running += 1
+                else:
+                    self._waiters[(session.incarnation, request.number)] = done
+                    self._count(effects)
         if stopped:
             done(StoreAnswer(request.number, self.boot, 0, NewerEpoch(0)))
-        else:
+        elif only is None:
             self._perform(effects, tables, here=True)
+        else:
+            self._do_at_once(only, tables, (session, request.number), done)
+
+    def _do_at_once(self, effect: BackendIo, tables: Tables, asked: tuple[Session, int], done: Done) -> None:
+        """The one thing to be done for a request. Nobody else answers it before it has ended."""
+        data = tables.straight(effect)
+        answer: StoreAnswer | None = None
+        session, number = asked
+        key = (session.incarnation, number)
+        if data is None:
+            self._waiters[key] = done
+            self._perform([effect], tables, here=True)
+            return
+        with self._lock:
+            tables.running -= 1
+            later = self._store.backend_done(effect.token, "ok", data, boottime_ns())
+            only = later[0] if len(later) == 1 else None
+            if type(only) is Answered and only.to is session and only.answer.number == number:
+                answer = only.answer
+            else:
+                self._waiters[key] = done
+                newer = self._count(later)
+        if answer is not None:
+            done(answer)
+        else:
+            self._perform(later, newer, here=True)
 
     # --- the tables -----------------------------------------------------------------------------------
 
@@ -190,7 +187,7 @@ class StoreSide:
     def _replace_tables(self) -> None:
         if self._tables.running:
             self._former.append(self._tables)
-        self._tables = _Tables(self._map, self._tools.real_of)
+        self._tables = Tables(self._map, self._tools.real_of)
         for copy in self._tables.copies:
             for slot in self._tables.slots(copy):
                 if slot.backend is None:
@@ -268,7 +265,7 @@ class StoreSide:
 
     # --- effects --------------------------------------------------------------------------------------
 
-    def _count(self, effects: list[StoreEffect]) -> _Tables:
+    def _count(self, effects: list[StoreEffect]) -> Tables:
         """Under the lock: these will use the present tables."""
         tables = self._tables
         for effect in effects:
@@ -279,7 +276,7 @@ class StoreSide:
                 self._keeping += 1
         return tables
 
-    def _perform(self, effects: list[StoreEffect], tables: _Tables, *, here: bool) -> None:
+    def _perform(self, effects: list[StoreEffect], tables: Tables, *, here: bool) -> None:
         while True:
             mine: StoreEffect | None = None
             for effect in effects:
@@ -298,7 +295,7 @@ class StoreSide:
                 return
             effects, tables = self._do(mine, tables)
 
-    def _send_away(self, effect: StoreEffect, tables: _Tables) -> None:
+    def _send_away(self, effect: StoreEffect, tables: Tables) -> None:
         def work() -> None:
             self._perform(*self._do(effect, tables), here=True)
 
@@ -315,7 +312,7 @@ class StoreSide:
             tables = self._count(effects)
         self._perform(effects, tables, here=False)
 
-    def _do(self, effect: StoreEffect, tables: _Tables) -> tuple[list[StoreEffect], _Tables]:
+    def _do(self, effect: StoreEffect, tables: Tables) -> tuple[list[StoreEffect], Tables]:
         """Something that takes long; returns what comes of it."""
         if type(effect) is Keep:
             return self._keep(effect)
@@ -348,7 +345,7 @@ class StoreSide:
             later = self._store.backend_done(effect.token, outcome, data, boottime_ns())
             return later, self._count(later)
 
-    def _newer(self, copy: LocalName, tables: _Tables) -> _Tables:
+    def _newer(self, copy: LocalName, tables: Tables) -> Tables:
         """After a pause: the real volume may have been opened, and is in newer tables then."""
         time.sleep(OPEN_POLL_S)
         with self._lock:
@@ -358,7 +355,7 @@ class StoreSide:
                 tables.running += 1
         return tables
 
-    def _keep(self, effect: Keep) -> tuple[list[StoreEffect], _Tables]:
+    def _keep(self, effect: Keep) -> tuple[list[StoreEffect], Tables]:
         with self._disk:
             kept = self._record.keep(effect.changes)
         with self._lock:
@@ -372,7 +369,7 @@ class StoreSide:
 
     # --- backends -------------------------------------------------------------------------------------
 
-    def _checksum(self, effect: BackendIo, tables: _Tables) -> tuple[Outcome, bytes]:
+    def _checksum(self, effect: BackendIo, tables: Tables) -> tuple[Outcome, bytes]:
         """Piece by piece, so that its memory is bounded, whatever was asked for."""
         digest = new_checksum()
         for first in range(effect.first, effect.end, CHECKSUM_PIECE_BYTES):
@@ -383,7 +380,7 @@ class StoreSide:
             digest.update(data)
         return "ok", digest.digest()
 
-    def _io(self, effect: BackendIo, tables: _Tables) -> tuple[Outcome, bytes]:
+    def _io(self, effect: BackendIo, tables: Tables) -> tuple[Outcome, bytes]:
         starts, ranges = tables.copies[effect.copy]
         first, end = effect.first, effect.end
         at = max(0, bisect_right(starts, first) - 1)
@@ -403,7 +400,7 @@ class StoreSide:
             at += 1
         return "ok", view.obj if reads else b""  # type: ignore[return-value]
 
-    def _one(self, effect: BackendIo, found: _Range, position: int, length: int, part: memoryview) -> Outcome:
+    def _one(self, effect: BackendIo, found: Range, position: int, length: int, part: memoryview) -> Outcome:
         slot = found.slot
         backend = _backend_of(slot)
         if backend is None:
@@ -426,7 +423,7 @@ class StoreSide:
             return "error"
         return "ok"
 
-    def _flush(self, copy: LocalName, tables: _Tables) -> Outcome:
+    def _flush(self, copy: LocalName, tables: Tables) -> Outcome:
         slots = tables.slots(copy)
         for slot in slots:
             if slot.history.unsettled:

@@ -7,6 +7,7 @@ since the earlier one may have requests under way in its own. That is so in any 
 seen, and from the first lease on: the manager grants none before the reopening is applied and installed.
 """
 
+import contextlib
 import errno
 import threading
 import time
@@ -34,7 +35,8 @@ US = 1_000
 _NO_EPOCH = 1 << 62
 STORE_TIMEOUT_PART = 3
 """A store is taken for lost so early that there is time for a retirement within the I/O timeout."""
-LONGEST_STORE_TIMEOUT_MS = 10_000
+LONGEST_STORE_TIMEOUT_MS = 5_000
+"""Clients wait for as long as that for a store that stands still; a takeover takes no less."""
 _KINDS: dict[int, RequestKind] = {READ: "read", WRITE: "write", ZERO: "zero", TRIM: "trim"}
 
 
@@ -146,6 +148,25 @@ class OwnedVolume:
 
     # --- clients ----------------------------------------------------------------------------------------
 
+    def read(self, buf: memoryview, offset: int, client: Client) -> bool:
+        """A request of ordinary length inside of the volume; false: do it by `run`. Raises IoError."""
+        side = self._side
+        if side is None:
+            return False
+        reply = side.request("read", offset, offset + len(buf), b"", fua=False, client=client)
+        if reply.how == "done":
+            buf[:] = reply.data
+        return reply.how == "done" or _again(self.name, reply)
+
+    def write(self, buf: memoryview, offset: int, client: Client) -> bool:
+        """As `read`."""
+        side = self._side
+        if side is None:
+            return False
+        data = bytes(buf)  # what waits longer than this call must not use nbdkit's buffer
+        reply = side.request("write", offset, offset + len(data), data, fua=False, client=client)
+        return reply.how == "done" or _again(self.name, reply)
+
     def run(self, op: Op, client: Client) -> None:
         """What is pending of `op`. Raises IoError and TryAgain."""
         side = self._side
@@ -207,6 +228,12 @@ class OwnedVolume:
 
     def status(self) -> feed.CopiesStatus | None:
         return None if self._upkeep is None else self._upkeep.status()
+
+
+def _again(name: str, reply: Reply) -> bool:
+    with contextlib.suppress(TryAgain):
+        _judge(name, reply)
+    return False
 
 
 def _judge(name: str, reply: Reply) -> None:

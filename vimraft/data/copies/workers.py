@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 IDLE_S = 1.0
 """A thread of a crew that had nothing to do for so long ends; most jobs come in bursts."""
@@ -19,8 +20,7 @@ LONGEST_SLEEP_S = 0.5
 Job = Callable[[], None]
 
 
-def boottime_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+boottime_ns: Callable[[], int] = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
 
 class Crew:
