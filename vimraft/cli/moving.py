@@ -13,6 +13,7 @@ from vimraft.api.caller_errors import BadArgument
 from vimraft.api.schema import JobReply
 from vimraft.api.schema_moves import JobsReply, MigrateRequest
 from vimraft.api.units import format_bytes
+from vimraft.cli.comparing import judge, report_view
 from vimraft.cli.following import Background, finish, follow, speed_text
 from vimraft.cli.options import (
     Output,
@@ -142,6 +143,9 @@ def follow_job(ctx: typer.Context, job_id: JobArgument, _output: Output = Format
     client = opts.client()
     ended = follow(opts, client, client.job(job_id))
     opts.data(ended, lambda: Text(f"{ended.what}: {ended.state}"))
+    if ended.verified is not None:
+        opts.say(report_view(ended.verified))
+        judge(ended.verified)
 
 
 @job.command("cancel")

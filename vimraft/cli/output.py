@@ -115,7 +115,7 @@ class Options:
             _stdout_to_nowhere()
             raise ReaderGone from None
 
-    def say(self, message: str | Text) -> None:
+    def say(self, message: RenderableType) -> None:
         """For people only: silent when the output is for a program."""
         if self.format is Format.TABLE:
             self.out.print(message)

@@ -102,6 +102,14 @@ def test_it_may_run_in_the_background(cluster: Cluster) -> None:
     assert "vimraft job follow tokyo.4" in done.out
 
 
+def test_following_the_job_tells_what_it_found(cluster: Cluster) -> None:
+    cluster.finds(differing=1, clean=False)
+    cluster.vimraft("copy", "verify", "pair", "--background")
+    done = cluster.vimraft("job", "follow", "tokyo.4")
+    assert done.code == 3
+    assert "1 differed" in done.out
+
+
 def test_a_copy_may_be_compared_when_it_got_in_sync(cluster: Cluster) -> None:
     cluster.finds()
     done = cluster.vimraft("copy", "add", "pair", "--verify")
