@@ -8,8 +8,9 @@ up (INV-8: that applies it once); only what has no answer even then is unknown.
 import random
 import time
 import uuid
+from typing import Any
 
-from drills.clients import RETRY_S, Client, Valve
+from drills.clients import RETRY_S, Client, Seen, Valve
 from drills.clusters import ApiProblem, Cluster
 from drills.layout import MIB
 
@@ -76,9 +77,6 @@ class Changer(Client):
         return True
 
     def _until_decided(self, kind: str, name: str, size_mib: int) -> None:
-        sites = list(self._cluster.sites.values())
-        self._random.shuffle(sites)
-        request_id = uuid.uuid4().hex
         body: dict[str, object] | None = None
         method, path = "DELETE", f"/v1/volumes/{name}?purge=true&force=true"
         if kind == "GROW":
@@ -86,26 +84,41 @@ class Changer(Client):
             method, body = "POST", {"size_bytes": size_mib * MIB}
         elif kind == "BUILD":
             body = {"name": name, "size_bytes": size_mib * MIB, "volume_class": self._class}
-            body["sites"] = [site.name for site in sites]
+            sites = list(self._cluster.sites)
+            self._random.shuffle(sites)
+            body["sites"] = sites
             method, path = "POST", "/v1/volumes"
-        deadline_s = time.monotonic() + LIMIT_S
-        turn, in_doubt = 0, False
-        while True:
-            site = sites[turn % len(sites)]
-            turn += 1
-            try:
-                self._cluster.ask(method, path, body, at=site, limit_s=ONE_LIMIT_S, request_id=request_id)
-            except ApiProblem as problem:
-                if problem.code not in UNDECIDED and not in_doubt:
-                    raise
-                if problem.code not in UNDECIDED or time.monotonic() > deadline_s:
-                    # The refusal was for the repetition: an attempt without an answer may still be done.
-                    raise ApiProblem("unknown_outcome", str(problem)) from None
-                in_doubt = True
-                self.seen.errors += 1
-                time.sleep(RETRY_S)
-            else:
-                return
+        ask_until_decided(self._cluster, self._random, self.seen, method, path, body)
+
+
+def ask_until_decided(
+    cluster: Cluster,
+    dice: random.Random,
+    seen: Seen,
+    method: str,
+    path: str,
+    body: dict[str, object] | None,
+) -> Any:
+    """The answer. Raises ApiProblem: refused, or undecided when time was up."""
+    sites = list(cluster.sites.values())
+    dice.shuffle(sites)
+    request_id = uuid.uuid4().hex
+    deadline_s = time.monotonic() + LIMIT_S
+    turn, in_doubt = 0, False
+    while True:
+        site = sites[turn % len(sites)]
+        turn += 1
+        try:
+            return cluster.ask(method, path, body, at=site, limit_s=ONE_LIMIT_S, request_id=request_id)
+        except ApiProblem as problem:
+            if problem.code not in UNDECIDED and not in_doubt:
+                raise
+            if problem.code not in UNDECIDED or time.monotonic() > deadline_s:
+                # The refusal was for the repetition: an attempt without an answer may still be done.
+                raise ApiProblem("unknown_outcome", str(problem)) from None
+            in_doubt = True
+            seen.errors += 1
+            time.sleep(RETRY_S)
 
 
 def _words(sizes: set[int]) -> str:

@@ -12,6 +12,7 @@ to be looked at.
 
 import argparse
 import contextlib
+import os
 import random
 import signal
 import sys
@@ -25,11 +26,13 @@ from drills.blocks import BLOCK_BYTES
 from drills.changes import Changer
 from drills.clients import Client, Valve
 from drills.clusters import CHECKOUT, ApiProblem, Cluster
+from drills.copies import copies_equal
 from drills.fault import Asked
 from drills.faults import FAULTS, heal, inject
+from drills.movers import Mover
 from drills.namespaces import NAMES, down, up
 from drills.processes import DrillError
-from drills.promises import may_lose
+from drills.promises import may_lose, patience
 from drills.record import Records
 from drills.report import FaultRun, Pause, Report, Round
 from drills.workload import Attached, Reader, Writer
@@ -42,6 +45,9 @@ CHANGES_CLASS = "ssd"
 BLOCKS_PER_WRITER = 256
 CALM_S = (0.5, 2.0)
 HOLD_S = (2.0, 8.0)
+LONG_HOLD_S = (14.0, 20.0)
+LONG_SHARE = 0.2
+"""So often a fault lasts longer than a takeover, and than an owner waits for a store: I/O is to go on."""
 TWO_FAULTS_SHARE = 0.4
 QUIET_S = 90.0
 """Requests in flight end within the cluster's io_timeout (30 s), a connection attempt after it."""
@@ -64,6 +70,8 @@ class Chaos:
         self._writers: list[Writer] = []
         self._readers: list[Reader] = []
         self._changer = Changer(cluster, self._run_id, self._valve, CHANGES_CLASS)
+        self._mover = Mover(cluster, self._run_id, self._valve, (VOLUME_CLASS, CHANGES_CLASS))
+        self._ballast: list[str] = []
         release, sites = str(status["version"]), list(cluster.sites)
         self.report = Report(seed, minutes, str(cluster.directory), sites, release, time.time())
 
@@ -81,13 +89,15 @@ class Chaos:
             self.report.ended_s = time.time()
             self.report.save(self._path)
         if not self.report.violations:
-            layout.remove(self._cluster, [*self._volumes, *self._changer.names()])
+            layout.remove(self._cluster, [*self._volumes, *self._ballast, *self._changer.names()])
 
     def _build(self) -> None:
         """Every volume is written through two sites and read through a third, if there are so many."""
         sites = list(self._cluster.sites)
-        volumes = layout.build(self._cluster, f"{PREFIX}{self._run_id}-", VOLUME_CLASS)
-        self._volumes = {volume.name: volume for volume in volumes}
+        built = layout.build(self._cluster, f"{PREFIX}{self._run_id}-", VOLUME_CLASS)
+        self._volumes = {volume.name: volume for volume in built.volumes}
+        self._ballast, volumes = built.ballast, built.volumes
+        self._mover.use(volumes)
         self.report.volumes = {v.name: [sorted(copy) for copy in v.copies] for v in volumes}
         for number, volume in enumerate(volumes):
             # Its end is what may lie at another site than its beginning.
@@ -110,7 +120,11 @@ class Chaos:
         for client in clients:
             client.seen.new_round()
         chosen = self._choose()
-        calm_s, hold_s = self._random.uniform(*CALM_S), self._random.uniform(*HOLD_S)
+        long = self._random.random() < LONG_SHARE
+        calm_s, hold_s = (
+            self._random.uniform(*CALM_S),
+            self._random.uniform(*(LONG_HOLD_S if long else HOLD_S)),
+        )
         self._valve.open()
         time.sleep(calm_s)
         now.faults = chosen
@@ -122,6 +136,7 @@ class Chaos:
         now.violations += checks.all_healed(self._cluster)
         time.sleep(calm_s)  # and go on being served
         self._valve.shut()
+        now.load = os.getloadavg()[0]
         self._await_quiet(now)
         self._check(now)
         now.pauses = [
@@ -212,18 +227,28 @@ class Chaos:
 
     def _check(self, now: Round) -> None:
         try:
+            volumes = list(self._volumes.values())
             now.violations += checks.rules_left(self._cluster)
             now.violations += checks.tables_agree(self._cluster)
             now.violations += checks.space_adds_up(self._cluster)
             now.violations += checks.changes_kept(self._cluster, self._changer)
-            now.violations += checks.copies_in_sync(self._cluster, list(self._volumes.values()))
+            now.violations += self._mover.compare()
+            now.violations += checks.copies_in_sync(self._cluster, volumes)
+            now.bytes_compared, differing = copies_equal(self._cluster, volumes)
+            now.violations += differing
             through = [self._random.choice(list(self._cluster.sites)) for _ in self._writers]
             now.blocks_checked, wrong = checks.writes_kept(self._cluster, self._writers, through)
             now.violations += wrong
+            slower = patience(now.load, os.cpu_count() or 1)
             now.violations += checks.promises_kept(
-                self._cluster, self._attached(), self._volumes, now.faults, self._io_timeout_s
+                len(self._cluster.sites),
+                slower,
+                self._attached(),
+                self._volumes,
+                now.faults,
+                self._io_timeout_s,
             )
-            self._volumes = {v.name: layout.look(self._cluster, v) for v in self._volumes.values()}
+            self._volumes = {v.name: layout.look(self._cluster, v) for v in volumes}
         except ApiProblem as problem:
             now.violations.append(f"no manager answers although all is healed: {problem}")
         for client in self._clients():
@@ -233,7 +258,7 @@ class Chaos:
         return [*self._writers, *self._readers]
 
     def _clients(self) -> list[Client]:
-        return [*self._attached(), self._changer]
+        return [*self._attached(), self._changer, self._mover]
 
     def _sum_up(self) -> None:
         report, seen = self.report, [client.seen for client in self._attached()]
@@ -241,9 +266,11 @@ class Chaos:
         report.acknowledged_flushes = sum(each.flushes for each in seen)
         report.verified_reads = sum(each.reads for each in seen)
         report.acknowledged_changes = self._changer.seen.writes
-        report.failed_requests = sum(each.errors for each in seen) + self._changer.seen.errors
+        report.acknowledged_moves = self._mover.seen.writes
+        report.failed_requests = sum(each.seen.errors for each in self._clients())
         report.last_errors = {c.name: c.seen.last_errors for c in self._clients()}
         report.blocks_checked = sum(each.blocks_checked for each in report.rounds)
+        report.bytes_compared = sum(each.bytes_compared for each in report.rounds)
         report.violations = [
             f"round {each.number}: {text}" for each in report.rounds for text in each.violations
         ]

@@ -18,7 +18,7 @@ from drills.blocks import BLOCK_BYTES, decode
 from drills.changes import Changer
 from drills.clusters import ApiProblem, Cluster, Site, run
 from drills.layout import Volume
-from drills.promises import UNAFFECTED_S, may_disconnect, may_fail, touched
+from drills.promises import RESUMED_S, UNAFFECTED_S, may_disconnect, may_fail, resumes, touched
 from drills.record import Records
 from drills.report import FaultRun
 from drills.workload import Attached, Writer, connect, uri_of
@@ -112,20 +112,24 @@ def changes_kept(cluster: Cluster, changer: Changer) -> list[str]:
 
 
 def promises_kept(
-    cluster: Cluster,
+    sites: int,
+    slower: float,
     clients: list[Attached],
     volumes: dict[str, Volume],
     faults: list[FaultRun],
     io_timeout_s: float,
 ) -> list[str]:
-    """Who was not to notice a fault did not; who was to wait did not fail. See `promises`."""
+    """Who was not to notice a fault did not; who was to wait did not fail, nor wait for longer than another
+    copy takes to serve. See `promises`. In a cluster of `sites` sites, on a machine `slower` by that."""
     found = []
-    injected, sites = [fault for fault in faults if fault.injected_s], len(cluster.sites)
+    injected = [fault for fault in faults if fault.injected_s]
     for client in clients:
-        volume = volumes[client.volume]
-        free = not touched(injected, volume, client.site, sites)
-        if free and client.seen.longest_s > UNAFFECTED_S:
-            found.append(f"{client.name} waited {client.seen.longest_s:.1f} s and nothing there was touched")
+        volume, waited_s = volumes[client.volume], client.seen.longest_s
+        if not touched(injected, volume, client.site, sites):
+            if waited_s > UNAFFECTED_S * slower:
+                found.append(f"{client.name} waited {waited_s:.1f} s and nothing there was touched")
+        elif waited_s > RESUMED_S * slower and resumes(injected, volume, client.site, sites):
+            found.append(f"{client.name} waited {waited_s:.1f} s although another copy could serve it")
         for failure in client.seen.failures:
             if failure.answered and not may_fail(injected, volume, io_timeout_s):
                 found.append(f"{client.name}: I/O failed that should have waited: {failure.text}")

@@ -6,9 +6,12 @@ May live here: what each fault touches, and the questions of chaos about it; no 
   alone. (What lies at other sites too is served under a lease, which a manager renews through the log.)
 - I/O that is touched waits. It fails only when a disk says so, or after `io_timeout`; with several copies
   only when every copy is hit.
+- A volume with several copies goes on elsewhere when one site is down: after the time that a takeover, or
+  giving a store up for lost, takes.
 - A connection ends only with the export that serves it.
-- What was not flushed may be lost only when every copy has lost power; then the next flush of every session
-  that wrote it fails.
+- What was not flushed may be lost only when every copy in sync has lost power; then the next flush of every
+  session that wrote it fails. Where two faults meet, the first may have taken a copy out of step, so that
+  what the second does to the other one is done to the last.
 """
 
 from drills.layout import Volume
@@ -16,6 +19,11 @@ from drills.report import FaultRun
 
 UNAFFECTED_S = 6.0
 """Longest time without an answer of who is not touched: what a busy machine of two processors needs."""
+LOAD_PER_PROCESSOR = 4.0
+"""With a higher load average than that, waits may be longer in proportion: others use the machine as well."""
+RESUMED_S = UNAFFECTED_S + 6.5
+"""The same of who is served by another copy: a lease of 4 s runs out (a quarter longer for others), somebody
+claims the volume and seals; giving a silent store up for lost takes 5 s and its retirement."""
 TIMEOUT_SHARE = 0.7
 """Of `io_timeout`: what lasted longer may have failed I/O."""
 
@@ -30,7 +38,15 @@ DISKS = {"slow-disk", "disk-error"}
 DISKS_FAIL = {"disk-error", "lost-real-volume", "disk-full", "power-loss"}
 """After these a device or a flush may say EIO or ENOSPC. (After power-loss: the next flush, to tell what was
 lost.)"""
+DOWN = {"kill-site", "pause-site", "power-loss", "kill-export", "kill-store", "pause-store", "kill-manager"}
+DOWN |= {"kill-leader", "disk-error", "lost-real-volume"}
+"""After these, and a partition from all others, one site serves no more, or not all that it did."""
 DISCONNECT = {"kill-export", "kill-site", "power-loss", "lost-real-volume"}
+
+
+def patience(load: float, processors: int) -> float:
+    """By what the times here are to be multiplied on a machine of that load average."""
+    return max(1.0, load / (LOAD_PER_PROCESSOR * processors))
 
 
 def touched(faults: list[FaultRun], volume: Volume, through: str, sites: int) -> list[FaultRun]:
@@ -43,24 +59,40 @@ def touched(faults: list[FaultRun], volume: Volume, through: str, sites: int) ->
 
 def _touches(fault: FaultRun, volume: Volume, through: str, *, leased: bool) -> bool:
     name, site = fault.fault, fault.site
+    if volume.changing or volume.spare:
+        return True  # whoever may hold an older map is waited for, until its lease has run out
     serving = {through, volume.owner}
     involved = serving | volume.sites
     if leased and site == volume.owner and name in MAY_COST_QUORUM:
         return True
     if name in MANAGERS:
-        return len(volume.copies) > 1 and site in involved  # a retirement waits for its lease
+        return volume.copied and site in involved  # a retirement waits for its lease
     if name in LINKS:
         peer = fault.options.get("peer", "")
         return site in involved and (peer in involved if peer else len(involved) > 1)
     if name in EXPORTS:
         return site in serving
     if name in STORES:
-        return site in volume.sites and (volume.owner != site or len(volume.copies) > 1)
+        return site in volume.sites and (volume.owner != site or volume.copied)
     if name in DISKS:
         return fault.options.get("real", "") in volume.reals
     if name == "disk-full":
         return site in volume.sites
     return site in involved
+
+
+def resumes(faults: list[FaultRun], volume: Volume, through: str, sites: int) -> bool:
+    """Whether I/O that is touched must go on all the same while the fault lasts: one site is down, it is not
+    the one that the client is attached to, and a copy that lies elsewhere was in sync."""
+    if len(volume.copies) < 2 or len(faults) != 1 or sites < 3:
+        return False
+    fault = faults[0]
+    whole = fault.fault == "partition" and not fault.options.get("peer") and not fault.options.get("one_way")
+    return (
+        (whole or fault.fault in DOWN)
+        and fault.site != through
+        and any(fault.site not in copy for copy in volume.copies)
+    )
 
 
 def may_fail(faults: list[FaultRun], volume: Volume, io_timeout_s: float) -> bool:
@@ -70,7 +102,9 @@ def may_fail(faults: list[FaultRun], volume: Volume, io_timeout_s: float) -> boo
     bad = [fault for fault in faults if fault.fault in DISKS_FAIL]
     if len(volume.copies) == 1:
         return any(fault.site in volume.sites and _hits(fault, volume) for fault in bad)
-    return all(any(fault.site in copy for fault in bad) for copy in volume.copies)
+    if not (volume.changing or volume.spare):
+        bad = [fault for fault in bad if _hits(fault, volume)]
+    return _reaches_last(faults, bad, volume)
 
 
 def may_disconnect(faults: list[FaultRun], through: str) -> bool:
@@ -81,9 +115,18 @@ def may_disconnect(faults: list[FaultRun], through: str) -> bool:
 
 
 def may_lose(faults: list[FaultRun], volume: Volume) -> bool:
-    """Whether what was not flushed may be gone: every copy has lost power."""
-    dark = {fault.site for fault in faults if fault.fault == "power-loss" and fault.injected_s}
-    return all(copy & dark for copy in volume.copies)
+    """Whether what was not flushed may be gone: every copy that was in sync has lost power."""
+    injected = [fault for fault in faults if fault.injected_s]
+    return _reaches_last(injected, [fault for fault in injected if fault.fault == "power-loss"], volume)
+
+
+def _reaches_last(faults: list[FaultRun], bad: list[FaultRun], volume: Volume) -> bool:
+    """Whether one of `bad` may have hit the last copy in sync: it hit one, and some fault all others."""
+    touched_sites = {fault.site for fault in faults} | {fault.options.get("peer", "") for fault in faults}
+    bad_sites = {fault.site for fault in bad}
+    return any(copy & bad_sites for copy in volume.copies) and all(
+        copy & touched_sites for copy in volume.copies
+    )
 
 
 def _hits(fault: FaultRun, volume: Volume) -> bool:

@@ -40,6 +40,10 @@ class Round:
     """When and what clients were told, or how they lost their connection; the first of each kind."""
     writes: int = 0
     blocks_checked: int = 0
+    bytes_compared: int = 0
+    """Of copies with each other."""
+    load: float = 0.0
+    """Load average of the machine over the last minute, when it ended."""
     violations: list[str] = field(default_factory=list)
     ended_s: float = 0.0
 
@@ -59,8 +63,11 @@ class Report:
     acknowledged_writes: int = 0
     acknowledged_flushes: int = 0
     acknowledged_changes: int = 0
+    acknowledged_moves: int = 0
+    """Owners handed over, copies removed, added, migrated."""
     verified_reads: int = 0
     blocks_checked: int = 0
+    bytes_compared: int = 0
     failed_requests: int = 0
     last_errors: dict[str, list[str]] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
@@ -77,8 +84,14 @@ class Report:
             f"{len(self.rounds)} rounds, {injected} faults, {self.acknowledged_writes} acknowledged writes, "
             f"{self.acknowledged_flushes} flushes, "
             f"{self.blocks_checked} blocks checked, {self.verified_reads} reads verified, "
-            f"{self.acknowledged_changes} changes, {len(self.violations)} violations"
+            f"{self.bytes_compared >> 20} MiB of copies compared, {self.acknowledged_changes} changes, "
+            f"{self.acknowledged_moves} moves, load {self.load}, {len(self.violations)} violations"
         )
+
+    @property
+    def load(self) -> str:
+        loads = [each.load for each in self.rounds] or [0.0]
+        return f"{min(loads):.1f}–{max(loads):.1f}"
 
     def timeline(self) -> str:
         lines = [
@@ -118,7 +131,7 @@ def _round(each: Round) -> list[str]:
     verdict = f"{len(each.violations)} VIOLATIONS" if each.violations else "good"
     lines.append(
         f"{_clock(each.ended_s)}   {verdict}: {each.writes} writes, {each.blocks_checked} blocks checked, "
-        f"longest pause {worst:.2f} s"
+        f"longest pause {worst:.2f} s, load {each.load:.1f}"
     )
     return lines + [f"    VIOLATION {text}" for text in each.violations]
 

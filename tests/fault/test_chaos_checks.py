@@ -3,7 +3,7 @@
 import pytest
 from drills.blocks import BLOCK_BYTES, Blocks, decode, encode
 from drills.layout import Volume
-from drills.promises import may_disconnect, may_fail, may_lose, touched
+from drills.promises import may_disconnect, may_fail, may_lose, patience, resumes, touched
 from drills.report import FaultRun
 
 TIMEOUT_S = 30.0
@@ -145,6 +145,47 @@ def test_with_two_copies_the_failure_of_one_fails_no_io_and_loses_nothing() -> N
     assert not may_lose(dark, volume)
     assert may_lose([*dark, fault("power-loss", "osaka")], volume)
     assert may_lose(dark, one("alone"))
+
+
+def test_the_second_of_two_faults_may_hit_the_last_copy_in_sync() -> None:
+    volume = two("tokyo", "osaka")
+    away, dark = fault("partition", "tokyo"), fault("power-loss", "osaka")
+    assert may_lose([away, dark], volume)
+    assert may_fail([away, dark], volume, TIMEOUT_S)
+    assert not may_lose([away, fault("power-loss", "nagoya")], volume)
+    assert not may_lose([away, fault("kill-site", "osaka")], volume)
+
+
+def test_a_copy_that_comes_and_goes_keeps_nothing() -> None:
+    volume = Volume("three", 1 << 20, "tokyo", (frozenset({"tokyo"}),), frozenset(), spare="osaka")
+    assert may_lose([fault("power-loss", "tokyo")], volume)
+    assert touched([fault("kill-export", "osaka")], volume, "nagoya", 3)
+
+
+@pytest.mark.parametrize(
+    ("one_fault", "through", "goes_on"),
+    [
+        (fault("kill-site", "tokyo"), "osaka", True),
+        (fault("kill-site", "tokyo"), "nagoya", True),
+        (fault("kill-site", "tokyo"), "tokyo", False),
+        (fault("pause-store", "osaka"), "tokyo", True),
+        (fault("partition", "tokyo"), "nagoya", True),
+        (fault("partition", "tokyo", peer="osaka"), "nagoya", False),
+        (fault("partition", "tokyo", one_way=True), "nagoya", False),
+        (fault("slow-disk", "tokyo", real="tokyo:1"), "osaka", False),
+    ],
+)
+def test_io_goes_on_elsewhere_when_one_site_is_down(
+    one_fault: FaultRun, through: str, *, goes_on: bool
+) -> None:
+    assert resumes([one_fault], two("tokyo", "osaka"), through, 3) is goes_on
+    assert not resumes([one_fault], one("alone"), through, 3)
+    assert not resumes([one_fault, fault("kill-site", "nagoya")], two("tokyo", "osaka"), through, 3)
+
+
+def test_a_busy_machine_is_waited_for_in_proportion() -> None:
+    assert patience(7.0, 2) == 1.0
+    assert patience(16.0, 2) == 2.0
 
 
 def test_a_connection_ends_only_with_its_export() -> None:
