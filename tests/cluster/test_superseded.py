@@ -45,10 +45,12 @@ async def superseded(node: NodeProcess) -> bool:
 
 
 async def ended(cluster: RaftCluster, nodes: list[NodeProcess]) -> None:
-    for node in nodes:
-        await until(lambda node=node: superseded(node), 20, "superseded")
+    async def one(node: NodeProcess) -> None:
+        await until(lambda: superseded(node), 20, "superseded")
         with pytest.raises(CallFailed):
             await node.propose(storage("too-late"), deadline_ms=2_000)
+
+    await asyncio.gather(*map(one, nodes))
 
 
 async def test_a_majority_that_meets_a_later_generation_decides_nothing_any_more(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class Target:
             await self.nodes[0].propose(command, deadline_ms=30_000)
         phantom = self.nodes.pop()
         identity = json.loads((phantom.raft_dir / "identity.json").read_text())
+        await phantom.close()  # if it leads, it hands over: an election takes seconds with such patience
         await phantom.kill()
         await self.nodes[0].propose(FORMING[-1], deadline_ms=60_000)
         self.scene = Scene(addresses[0], addresses[2], identity["cluster"], identity["node_id"], self.mark)
@@ -183,8 +184,7 @@ async def fuzz(path: Path, inputs: int, seed: int) -> list[str]:
     chance = random.Random(seed)
     targets = [Target(path, tls=False), Target(path, tls=True)]
     try:
-        for target in targets:
-            await target.start()
+        await asyncio.gather(*(target.start() for target in targets))
         done = 0
         while done < inputs:
             count = min(BATCH, inputs - done)
