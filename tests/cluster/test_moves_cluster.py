@@ -146,19 +146,30 @@ def test_a_volume_is_saved_then_trashed_then_restored(cluster: Cluster, tmp_path
 def test_a_site_is_emptied_and_handed_over_under_writes(cluster: Cluster) -> None:
     size = 16 * MIB
     cluster.build("shared", 16, sites=("nagoya", "osaka"), copies=2)
+    cluster.build("single", 16, sites=("nagoya",))
     with cluster.client() as client, cluster["nagoya"].client() as asked:
-        with Writer(cluster, "shared", "osaka", size) as writer:
-            wait_for(lambda: writer.written > 200, 20, "written")
-            ended = asked.drain_site("nagoya")
-            job = wait_for(
-                lambda: (j := client.job(ended.id)).state != "running" and j, LIMIT_S, "the site is empty"
-            )
-            before = writer.written
+        with (
+            Writer(cluster, "shared", "osaka", size) as writer,
+            Writer(cluster, "single", "nagoya", size) as other,
+        ):
+            wait_for(lambda: min(writer.written, other.written) > 100, 20, "written")
+            done(client, asked.drain_site("nagoya"))
+            before, others = writer.written, other.written
             wait_for(lambda: writer.written > before + 50, 20, "written on")
-        # What other tests left here has one copy each, and is named; "shared" has two, and goes.
-        assert job.state == "done" or "cannot be handed over" in job.error.message, job
-        shown = client.volume("shared").volume
-        assert shown.owner != "nagoya"
-        assert "nagoya" not in shown.sites
-        assert [replica.state for replica in shown.replicas] == ["in_sync", "in_sync"]
+            wait_for(lambda: other.written > others + 50, 20, "written on")
+            wait_for(
+                lambda: [c.name for c in client.history(limit=50).changes if c.what == "hand-over-ended"],
+                20,
+                "the machines of volumes with copies let it go",
+            )
+            others = other.written
+            wait_for(lambda: other.written > others + 50, 20, "written on")
+        assert not [volume.name for volume in client.status().volumes if volume.owner == "nagoya"]
+        for name, number in (("shared", 2), ("single", 1)):
+            shown = client.volume(name).volume
+            assert "nagoya" not in shown.sites
+            assert [replica.state for replica in shown.replicas] == ["in_sync"] * number
+            assert shown.map_changes > 1
+            assert max(report.longest_ms for report in shown.holds.values()) == shown.longest_hold_ms
         writer.check(read_all(cluster, "shared", "tokyo", size))
+        other.check(read_all(cluster, "single", "tokyo", size))

@@ -29,6 +29,7 @@ from vimraft.core.tables import State
 from vimraft.data.feed import Hello, Problem, Role, Stats
 from vimraft.metadata.backup import BackupHeader, Kind
 from vimraft.metadata.port import Log, LogError
+from vimraft.metadata.subscriptions import brings_epoch
 from vimraft.site import devices
 from vimraft.site.backups import BackupDirectory, DailyBackups
 from vimraft.site.catalogue import Catalogue
@@ -50,9 +51,10 @@ from vimraft.site.member_views import raft_view, refusal
 from vimraft.site.membership import MemberOperations
 from vimraft.site.meta import MetaOperations, backup_header
 from vimraft.site.moves import MovesOperations, MovesPart
-from vimraft.site.planes import spawn_plane
+from vimraft.site.planes import copies_directory, spawn_plane
 from vimraft.site.reads import ReadOperations
 from vimraft.site.record_jobs import RecordJobs
+from vimraft.site.record_sweeper import RecordSweeper
 from vimraft.site.releases import ReleaseWorker
 from vimraft.site.render import my_reals
 from vimraft.site.supervisor import Supervisor
@@ -108,6 +110,7 @@ class SiteManager(
             replicated_log, self.site.me, feeders["export"], able=lambda: self._may_own() and self._exports()
         )
         self._releases = ReleaseWorker(self.site)
+        self._record_sweeper = RecordSweeper(self.site, copies_directory(config))
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
         self.owner_mover = lambda name, to: self.move_owner(
             name, MoveOwnerRequest(manager=to), who=f"drain@{config.manager}"
@@ -158,6 +161,7 @@ class SiteManager(
         self._lease.start()
         self.copies_part.start()
         self._releases.start()
+        self._record_sweeper.start()
         self._spawn(keep_registered(self.site))
         self._spawn(ask_for_seat(self.config, self.token, self.site.log))
         self._spawn(self._save_tables())
@@ -175,6 +179,7 @@ class SiteManager(
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._releases.stop()
+        await self._record_sweeper.stop()
         await self.site.jobs.stop()
         await asyncio.gather(
             *(
@@ -203,8 +208,11 @@ class SiteManager(
     def _tables_changed(self, previous: State, current: State) -> None:
         for feeder in self.site.feeders.values():
             feeder.publish(current)
+        if brings_epoch(previous, current):
+            self._lease.epoch_begins(current.index)
         self.copies_part.tables_changed(current)
         self._releases.look()
+        self._record_sweeper.tables_changed(previous, current)
         self._moves.tables_changed(previous, current)
         if previous.reals is not current.reals:
             self._forget_mended(previous, current)
@@ -240,6 +248,7 @@ class SiteManager(
         )
 
     def plane_installed(self) -> None:
+        self._lease.look()
         self._releases.look()
 
     def plane_stats(self, role: Role, stats: Stats) -> None:

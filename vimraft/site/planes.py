@@ -23,6 +23,11 @@ def plugin_script(role: Role) -> Path:
     return Path(spec.origin)
 
 
+def copies_directory(config: Config) -> Path:
+    """What both processes keep about volumes with copies."""
+    return config.data_dir / "copies"
+
+
 def spawn_plane(
     role: Role, config: Config, run_dir: Path, sockets: Sequence[socket.socket]
 ) -> "subprocess.Popen[bytes]":
@@ -34,7 +39,7 @@ def spawn_plane(
             "feed": str(run_dir / f"{role}.feed"),
             "lock": str(run_dir / f"{role}.lock"),
             "manager": config.manager,
-            "copies": str(config.data_dir / "copies"),
+            "copies": str(copies_directory(config)),
         },
         listen_fds=[sock.fileno() for sock in sockets],
         threads=config.data.threads,

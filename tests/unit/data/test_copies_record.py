@@ -295,7 +295,13 @@ def test_records_of_volumes_that_are_no_more_are_removed(tmp_path: Path) -> None
     gone, kept = filled(tmp_path), open_record(tmp_path, "w", ("C",))
     kept.close()
     held = open_record(tmp_path, "x", ("D",))
+    half = tmp_path / "y~E.rec.new"
+    half.write_bytes(b"of one that was being made")
+    rewritten = tmp_path / f"{kept.path.name}.new"
+    rewritten.write_bytes(b"of one that is there")
     assert remove_records(tmp_path, {"C"}) == 1
+    assert not half.exists()
+    assert rewritten.exists()
     assert not gone.exists()
     assert kept.path.exists()
     assert held.path.exists()

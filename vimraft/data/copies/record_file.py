@@ -38,6 +38,8 @@ from msgspec import Struct
 from vimraft.protocol.regions import Change, StoreRecord
 
 SUFFIX = ".rec"
+FRESH = ".new"
+"""Added to the name of a record that is being written anew."""
 FORMAT = 1
 MAX_FILE_BYTES = 1 << 30
 """More is not read. A volume of 16 TiB that was written everywhere needs 80 MB for each copy."""
@@ -265,7 +267,7 @@ class RecordFile:
 
 
 def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
+    return path.with_name(path.name + FRESH)
 
 
 def _write_new(path: Path, header: Header, body: bytes, disk: Disk) -> tuple[int, int]:
@@ -394,20 +396,31 @@ def _header_of(path: Path) -> Header | None:
 
 def remove_records(directory: Path, live: Iterable[str]) -> int:
     """Remove the records of volumes of which no copy is in `live`: the local names of all copies in the
-    tables, the trash included. Returns how many. Raises RecordBusy, OSError."""
+    tables, the trash included; and what a death left of one that was being written. Returns how many. Raises
+    RecordBusy, OSError."""
     if not directory.is_dir():
         return 0
     names, removed = set(live), 0
     with _directory_lock(directory):
         for path in sorted(directory.glob("*" + SUFFIX)):
-            try:
-                record = _open_locked(path, _DISK)
-            except RecordError:
-                continue  # in use, or damaged: a person has to look at that
-            if record is None:
-                continue
-            if names.isdisjoint(record.copies):
-                path.unlink()
-                removed += 1
-            record.close()
+            with contextlib.suppress(RecordError):  # in use, or damaged: a person has to look at that
+                removed += _remove(path, names)
+        for fresh in directory.glob("*" + SUFFIX + FRESH):
+            if not fresh.with_suffix("").exists():
+                fresh.unlink()  # nobody holds the record, and who makes one holds the lock of the directory
     return removed
+
+
+def _remove(path: Path, live: set[str]) -> bool:
+    """Whether it was of no copy in `live`, and went."""
+    header = _header_of(path)
+    if header is None or not live.isdisjoint(header.copies):
+        return False
+    record = _open_locked(path, _DISK)
+    if record is None:
+        return False
+    gone = live.isdisjoint(record.copies)  # it may have got names meanwhile
+    if gone:
+        path.unlink()
+    record.close()
+    return gone
