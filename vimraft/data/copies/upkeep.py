@@ -41,6 +41,7 @@ class Upkeep:
         self._hand_over: HandOver | None = None
         self.verifying = Verifying(side)
         self._move_token = -1
+        self._move_to = ManagerName("")
 
     def start(self) -> None:
         self._side.event(self._takeover.start)
@@ -98,7 +99,7 @@ class Upkeep:
             tell(MoveDone(token, False, f"{name}: its owner does not serve yet"))
             return
         hand_over = HandOver(self._owner, new_owner)
-        self._move_token, self._hand_over = token, hand_over
+        self._move_token, self._move_to, self._hand_over = token, new_owner, hand_over
         self._side.event(hand_over.start)
         self.tell_move()
 
@@ -107,7 +108,15 @@ class Upkeep:
         if hand_over is None or hand_over.phase not in ("moved", "failed"):
             return
         self._hand_over = None
-        moved = hand_over.phase == "moved"
+        self._tell_moved(hand_over.phase == "moved")
+
+    def ended(self, owner: str) -> None:
+        """This life has ended, by tables in which `owner` has the volume ("": it is gone)."""
+        if self._hand_over is not None:
+            self._hand_over = None
+            self._tell_moved(owner == self._move_to)
+
+    def _tell_moved(self, moved: bool) -> None:
         message = "" if moved else f"{self._side.volume}: the tables changed meanwhile; try again"
         self._side.shell.tell(MoveDone(self._move_token, moved, message))
 

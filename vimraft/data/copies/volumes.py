@@ -142,7 +142,7 @@ class OwnedVolume:
             side.event(lambda now_ns: side.owner.applied(newest, now_ns))
         side.close()
         if upkeep is not None:
-            upkeep.tell_move()
+            upkeep.ended("" if newer is None else newer.owner)
         with self._changed:
             self._changed.notify_all()
 
