@@ -6,7 +6,9 @@ May live here: that sequence. Keeps INV-2, INV-3 and INV-5:
 - One complete copy in sync has sealed: the others that have not are retired; after a grace, if a manager that
   may be there still is to seal them. None has: wait.
 - The union of all active regions is made equal from one sealed copy to the others, then flushed. The source
-  is written, too, so that its record carries these regions in the new epoch for a copy that is away.
+  is written, too, so that its record carries these regions in the new epoch for a copy that is away. Where
+  only one copy is in sync there is nothing to make equal, and one sector of each region does for its record:
+  thousands of regions may be active.
 - Clients, reads too, wait until every manager that may serve by an older map has installed the new one, or
   its lease has run out.
 
@@ -18,7 +20,7 @@ from functools import partial
 from typing import Literal
 
 from vimraft.core import commands
-from vimraft.core.ids import LocalName, ManagerName
+from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.copying import Equalise
 from vimraft.protocol.lease import OthersLease
@@ -56,6 +58,8 @@ class TakeOver:
         self._first_ns: int | None = None
         """When one complete copy had sealed."""
         self._regions: list[int] = []
+        self._alone = False
+        """One copy is in sync."""
         self._running = 0
 
     def start(self, now_ns: int) -> list[Effect]:
@@ -135,6 +139,7 @@ class TakeOver:
     def _begin_equalising(self, complete: list[Copy]) -> None:
         desk = self._desk
         self.phase = "equalising"
+        self._alone = len(complete) == 1
         desk.record = desk.record or self._record(complete)
         stores = {store for copy in complete for store in copy.stores}
         active = {region for store in stores for region in self.sealed[store].regions}
@@ -153,7 +158,8 @@ class TakeOver:
         while self._regions and self._running < MAX_PARALLEL and desk.ours:
             region = self._regions.pop()
             first = region * REGION_BYTES
-            end = min(first + REGION_BYTES, desk.map.size_bytes)
+            length = SECTOR_BYTES if self._alone else REGION_BYTES
+            end = min(first + length, desk.map.size_bytes)
             self._running += 1
             ended = partial(self._equalised, region)
             Equalise(desk, self._owner.balance, first, end, ended).start()
