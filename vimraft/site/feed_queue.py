@@ -25,10 +25,14 @@ class FeedQueue:
         """With: it must be sent by itself."""
         self._decided: deque[tuple[int, Decided]] = deque(maxlen=MAX_ANSWERS)
         self._asked: deque[Asked] = deque(maxlen=MAX_ANSWERS)
+        self.epoch_index = 0
+        """Tables that brought the newest epoch of a volume with copies."""
 
     def publish(self, state: State) -> None:
         before, self._newest = self._newest, state
         must = before is not None and brings_epoch(before, state)
+        if must:
+            self.epoch_index = state.index
         if self._waiting and not self._waiting[-1][1]:
             self._waiting.pop()
         elif len(self._waiting) >= MAX_WAITING:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from vimraft.core.ids import ManagerName
 from vimraft.core.tables import State
 from vimraft.data.feed import (
     HEADER,
@@ -51,7 +52,8 @@ MAX_PASSED_SOCKETS = 8
 HELLO_TIMEOUT_S = 10.0
 LEASES_EVERY_S = 0.25
 """Renewals of all managers that come closer together are told as one table: a process that installs for as
-long as `io_timeout` takes no more messages than it can queue."""
+long as `io_timeout` takes no more messages than it can queue. Not so when managers say that they have
+installed the newest epoch of a volume: I/O may wait for that."""
 
 Said = Proposal | MoveDone | VerifyTold | Boot
 """What a process says about volumes with copies."""
@@ -97,6 +99,7 @@ class Feeder:
         self._loads: Loads | None = None
         """To be sent."""
         self._leases_sent_s = 0.0
+        self._told_installed: frozenset[tuple[int, ManagerName]] = frozenset()
         self._epochs: tuple[str, dict[str, int]] = ("", {})
         """Of the owned volumes with copies as the process knows them, and which life of it."""
         self._sent: tuple[State, PlaneView] | None = None
@@ -180,11 +183,18 @@ class Feeder:
             return
         loop = asyncio.get_running_loop()
         early_s = self._leases_sent_s + LEASES_EVERY_S - loop.time()
-        if early_s > 0 and not first:
+        installed = self._installed_newest(state)
+        if early_s > 0 and not first and installed <= self._told_installed:
             loop.call_later(early_s, self._wake.set)
             return
         self._sent_leases, self._leases_sent_s = state.leases, loop.time()
+        self._told_installed = installed
         writer.write(encode_frame(leases_of(state)))
+
+    def _installed_newest(self, state: State) -> frozenset[tuple[int, ManagerName]]:
+        newest = self._queue.epoch_index
+        rows = state.leases.items()
+        return frozenset((newest, name) for name, lease in rows if lease.installed_index >= newest)
 
     def _send_loads(self, writer: asyncio.StreamWriter) -> None:
         loads, self._loads = self._loads, None

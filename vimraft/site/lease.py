@@ -2,6 +2,9 @@
 
 Counted on CLOCK_BOOTTIME from before the *first* proposal of a stamp: a retry does not restart the count,
 and a new incarnation starts with none. The deadline goes down the feed; the export enforces it itself.
+
+A renewal also tells which tables are installed here, and owners wait for that before they acknowledge or
+serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is due.
 """
 
 import asyncio
@@ -13,18 +16,20 @@ import structlog
 from vimraft.core.commands import Applied, Rejected, RenewLease
 from vimraft.core.ids import ManagerName
 from vimraft.metadata.port import Log, LogError
-from vimraft.site.worker import Worker
+from vimraft.site.worker import WokenWorker
 
 log = structlog.get_logger(__name__)
 
 RENEWALS_PER_LEASE = 3
+LEAST_PAUSE_S = 0.02
+"""Between two renewals, however many epochs there are."""
 
 
 def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-class LeaseKeeper(Worker):
+class LeaseKeeper(WokenWorker):
     """`life` numbers the life of the export that may hold a lease; 0: none may yet (its volumes are not
     reopened). `installed_index` is what export and store serve; `granted(deadline_ns)` gets each
     extension."""
@@ -47,19 +52,34 @@ class LeaseKeeper(Worker):
         self._installed_index = installed_index
         self._granted = granted
         self._counter = 0
+        self._wanted_index = 0
+        """Tables that brought the newest epoch."""
+        self._told_index = 0
+
+    def epoch_begins(self, index: int) -> None:
+        """In the tables of this index a volume with copies has a new epoch."""
+        self._wanted_index = max(self._wanted_index, index)
+        self.look()
+
+    def look(self) -> None:
+        """Perhaps they are installed by now."""
+        if self._told_index < self._wanted_index <= self._installed_index():
+            self._wake.set()
 
     async def _run(self) -> None:
         while True:
+            self._wake.clear()
             lease_ms = self._log.state.settings.lease_ms
             period_s = lease_ms / 1e3 / RENEWALS_PER_LEASE
             began = time.monotonic()
             if self._life() and ManagerName(self._manager) in self._log.state.managers:
                 await self._renew(lease_ms)
-            await asyncio.sleep(max(0.05, period_s - (time.monotonic() - began)))
+            await asyncio.sleep(LEAST_PAUSE_S)
+            await self._sleep(max(LEAST_PAUSE_S, period_s - (time.monotonic() - began)))
 
     async def _renew(self, lease_ms: int) -> None:
         self._counter += 1
-        life = self._life()
+        life, installed_index = self._life(), self._installed_index()
         since_ns = boottime_ns()
         try:
             outcome = await self._log.propose(
@@ -67,7 +87,7 @@ class LeaseKeeper(Worker):
                     manager=ManagerName(self._manager),
                     incarnation=self._incarnation,
                     counter=self._counter,
-                    installed_index=self._installed_index(),
+                    installed_index=installed_index,
                 ),
                 who=self._manager,
                 deadline_ms=lease_ms,
@@ -75,6 +95,8 @@ class LeaseKeeper(Worker):
         except LogError as error:
             log.warning("lease.not_renewed", cause=str(error) or type(error).__name__)
             return
+        if isinstance(outcome, Applied):
+            self._told_index = installed_index
         match outcome:
             case Applied() if self._life() != life:
                 log.info("lease.not_given", cause="another life of the export has begun")

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.core_cases import three_sites
-from vimraft.core.commands import Applied, Command, Outcome
+from vimraft.core.commands import Applied, Command, Outcome, RenewLease
 from vimraft.metadata.port import UnknownOutcome
 from vimraft.site.lease import LeaseKeeper, boottime_ns
 
@@ -12,11 +12,15 @@ class SlowLog:
     """Answers when the test says so."""
 
     def __init__(self) -> None:
+        self.told: list[int] = []
+        """Installed indexes that renewals brought."""
         self.state = three_sites().state
         self.asked = asyncio.Event()
         self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     async def propose(self, command: Command, *, who: str, deadline_ms: int) -> Outcome:
+        assert isinstance(command, RenewLease)
+        self.told.append(command.installed_index)
         self.asked.set()
         return await self.answer
 
@@ -25,13 +29,14 @@ class Case:
     def __init__(self) -> None:
         self.log = SlowLog()
         self.life = 1
+        self.installed = 1
         self.granted: list[int] = []
         self.keeper = LeaseKeeper(
             self.log,
             "m-tokyo",
             "inc",
             life=lambda: self.life,
-            installed_index=lambda: 1,
+            installed_index=lambda: self.installed,
             granted=self.granted.append,
         )
 
@@ -81,4 +86,23 @@ async def test_before_its_volumes_are_reopened_nothing_is_asked_for() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert not case.log.asked.is_set()
+    await case.keeper.stop()
+
+
+async def test_that_a_new_epoch_is_installed_is_told_before_the_renewal_is_due() -> None:
+    case = Case()
+    case.log.answer.set_result(Applied(7))
+    case.keeper.start()
+    await case.log.asked.wait()
+    case.keeper.epoch_begins(5)
+    case.keeper.look()
+    case.installed = 5
+    case.keeper.look()
+    async with asyncio.timeout(case.log.state.settings.lease_ms / 1e3 / 4):
+        while case.log.told != [1, 5]:
+            await asyncio.sleep(0.001)
+    case.keeper.look()
+    case.keeper.epoch_begins(6)
+    assert not case.keeper._wake.is_set()
+    assert case.log.told == [1, 5], "nothing new is installed"
     await case.keeper.stop()
