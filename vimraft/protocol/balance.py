@@ -36,6 +36,8 @@ TOLD_NS = 5_000 * MS
 """So long is believed what a manager said of the real volumes of a copy."""
 MANY_TIMES = 4
 """A copy that would be so many times faster is read from at any load of the present one."""
+LOOK_EVERY_NS = 1 * MS
+"""Between two comparisons of copies, while few reads are under way at the present one."""
 MAX_LATENCY_NS = 60_000 * MS
 
 
@@ -126,6 +128,8 @@ class Balance:
         self.preference = preference
         self._loads: dict[LocalName, _Load] = {}
         self._present: LocalName | None = None
+        self._settled_ns = 0
+        """Reads go to the present copy until then, unless there is news, or it has many."""
         self.switches = 0
         """How often reads left the copy that they went to."""
 
@@ -134,6 +138,11 @@ class Balance:
         policy = self.preference.policy
         if len(copies) == 1 or policy == "primary":
             return copies[0]
+        if policy == "balance" and now_ns < self._settled_ns:
+            for copy in copies:
+                name = copy.name
+                if name == self._present and self._loads[name].in_flight < self.preference.threshold:
+                    return copy
         for copy in copies:
             if copy.name not in self._loads:
                 self._load(copy.name, FIRST_LOCAL_LATENCY_NS if self._here(copy) else FIRST_LATENCY_NS)
@@ -141,6 +150,7 @@ class Balance:
             return min(copies, key=lambda copy: (not self._here(copy), self._cost(copy, now_ns)))
         present = next((copy for copy in copies if copy.name == self._present), None)
         best = min(copies, key=lambda copy: (self._cost(copy, now_ns), not self._here(copy)))
+        self._settled_ns = now_ns + LOOK_EVERY_NS
         if present is not None and best is not present and not self._worth(present, best, now_ns):
             return present
         if best.name != self._present:
@@ -184,11 +194,13 @@ class Balance:
             load.failed += 1
         if how in ("busy", "failed", "lost", "full"):
             load.pressed_ns = now_ns
+            self._settled_ns = 0
         if how in ("done", "failed", "lost") and not copying:
             load.took(took_ns, now_ns)
 
     def tell(self, loads: Mapping[LocalName, Told], now_ns: int) -> None:
         """What managers say of the real volumes of copies."""
+        self._settled_ns = 0
         for name, told in loads.items():
             load = self._loads.get(name)
             if load is not None:
@@ -198,6 +210,7 @@ class Balance:
         """Copies that the volume has no longer."""
         for name in self._loads.keys() - present:
             del self._loads[name]
+            self._settled_ns = 0
 
     @property
     def counters(self) -> tuple[CopyCounters, ...]:

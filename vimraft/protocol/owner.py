@@ -92,7 +92,7 @@ class Owner:
         self.begin(now_ns)
         if not self.desk.ours:
             self._reply(request, "moved")
-        elif len(self._clients) >= MAX_REQUESTS or self.desk.ranges.full or self.desk.full:
+        elif len(self._clients) >= MAX_REQUESTS or self.desk.full:
             self._reply(request, "full")
         else:
             assert request.id not in self._clients, f"request {request.id} is there already"
