@@ -35,6 +35,8 @@ ALONE_NS = 30_000_000_000
 Phase = Literal["comparing", "over", "moved", "stopped"]
 """`over`: all regions were looked at. `moved`: this manager is not the owner any more. `stopped`: somebody
 asked for it."""
+BURST_NS = 10_000_000
+"""So much may begin ahead of its time: at high rates a timer for every region would be what it waits for."""
 _S = 1_000_000_000
 
 
@@ -194,9 +196,9 @@ class Verify:
     def _paced(self) -> bool:
         """Whether one more region may begin now; otherwise it asks to be called when it may."""
         desk = self._desk
-        if self._paced_ns > desk.now_ns:
+        if self._paced_ns > desk.now_ns + BURST_NS:
             if self._pace_timer is None:
-                self._pace_timer = desk.later(self._paced_ns - desk.now_ns, self._pace)
+                self._pace_timer = desk.later(self._paced_ns - BURST_NS - desk.now_ns, self._pace)
             return False
         limits = desk.limits
         rate = limits.resync_busy_bytes_per_s if self._owner.busy else limits.resync_bytes_per_s
