@@ -31,6 +31,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+def attached(uri: str) -> nbd.NBD:
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    return handle
+
+
 class Writer:
     """One client of one volume; `acknowledged` has the number last written to each block."""
 
@@ -39,8 +45,8 @@ class Writer:
         self.written = 0
         self.error: Exception | None = None
         self._blocks = size_bytes // BLOCK
-        self._handle = nbd.NBD()
-        self._handle.connect_uri(cluster.uri(volume, site))
+        # A volume just built may reach this site a moment after the one that was asked to build it.
+        self._handle = wait_for(lambda: attached(cluster.uri(volume, site)), 10, f"{volume} at {site}")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
