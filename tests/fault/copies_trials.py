@@ -2,8 +2,8 @@
 
 May live here: the cluster that the trials of one run share, its clients, and one trial of each kind. Run in
 numbers by `trials.py` through `copies_report.py`. Random choices come from the seed; the timing of real
-processes cannot be replayed. After each trial everything is healed, both copies are compared byte by byte, and
-every block is read at two sites: what was acknowledged must be there.
+processes cannot be replayed. After each trial everything is healed, both copies are compared byte by byte,
+and every block is read at two sites: what was acknowledged must be there.
 """
 
 import contextlib

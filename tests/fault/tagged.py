@@ -1,8 +1,8 @@
 """Clients of a volume that know what must be there: tagged blocks, written, read and flushed over NBD.
 
 May live here: one connection's thread, what it was told, and how long it waited. Keeps: a block belongs to
-one client, so that what a read may return is known exactly; an error leaves the outcome of a write unknown, and
-then either is right until the next read has shown which.
+one client, so that what a read may return is known exactly; an error leaves the outcome of a write unknown,
+and then either is right until the next read has shown which.
 """
 
 import random
@@ -53,6 +53,8 @@ class Tagged(threading.Thread):
         self.unknown: dict[int, set[int]] = {}
         """Written without an answer: these may be there, too."""
         self.done = self.writes = 0
+        self.touched: set[int] = set()
+        """Blocks that it tried to write since somebody emptied this."""
         self.expects_loss = False
         """Its site is being killed: an end of the connection is no failed request."""
         self.errors: list[str] = []
@@ -79,6 +81,10 @@ class Tagged(threading.Thread):
     def come_home(self) -> None:
         """Connects anew; only while it rests."""
         self._handle = None
+
+    def write_now(self, block: int) -> None:
+        """Only while it rests. Raises nbd.Error."""
+        self._write(self._connected(), block)
 
     def end(self) -> None:
         self._ended = True
@@ -151,6 +157,7 @@ class Tagged(threading.Thread):
     def _write(self, handle: nbd.NBD, block: int) -> None:
         self._number += 1
         number = self._number
+        self.touched.add(block)
         began_s = time.perf_counter()
         try:
             handle.pwrite(content(block, number), block * BLOCK_BYTES)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import percentile
-from tests.fault import kills
+from tests.fault import copies_report, kills
 from tests.fault.load import Finding
 
 TRIAL_LIMIT_S = 180.0
@@ -134,8 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in SAFETY:
             one.add_argument("--jobs", type=_positive, default=2, help="trials side by side (%(default)s)")
             one.add_argument("--only", type=int, metavar="NUMBER", help="this trial of the seed alone")
+    copies_report.add_parsers(names, _positive)
     options = parser.parse_args(argv)
     print(f"seed {options.seed}", flush=True)
+    if "run" in options:
+        return int(options.run(options))
     if options.name == "leader-kill":
         return _leader_kill(options)
     return _restart(options) if options.name == "restart" else _safety(options)
