@@ -4,7 +4,8 @@ Counted on CLOCK_BOOTTIME from before the *first* proposal of a stamp: a retry d
 and a new incarnation starts with none. The deadline goes down the feed; the export enforces it itself.
 
 A renewal also tells which tables are installed here, and owners wait for that before they acknowledge or
-serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is due.
+serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is
+due.
 """
 
 import asyncio
