@@ -152,6 +152,8 @@ ERRORS: list[tuple[Exception, str, str]] = [
     (caller.NotConfirmed("deleting volume x"), "usage", "deleting volume x needs"),
     (caller.JobFailed("preparing t1:0", ErrorReply("local", "holds data")), "local", "holds data"),
     (caller.JobFailed("preparing t1:0", None), "local", "preparing t1:0 failed"),
+    (caller.CopiesDiffer("db", 3, "copy B could not be written"), "conflict", "differ in 3 regions"),
+    (caller.NotAllCompared("db", "only one copy is in sync"), "unavailable", "could not be compared"),
     (caller.NotYetEverywhere("volume x", ["osaka"], 60.0), "unavailable", "not installed yet at osaka"),
     (caller.NotInstalled("nbd-client", "nbd-client"), "local", "nbd-client is not installed"),
     (
