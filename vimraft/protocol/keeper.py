@@ -39,13 +39,6 @@ class Keeper:
         self._waiters.setdefault(batch, []).append(op)
         self.waiting += 1
 
-    def forget(self, op: Op) -> None:
-        """Whoever asked is gone."""
-        for waiters in self._waiters.values():
-            if op in waiters:
-                waiters.remove(op)
-                self.waiting -= 1
-
     def waiters(self) -> list[Op]:
         return [op for waiters in self._waiters.values() for op in waiters]
 

@@ -125,19 +125,6 @@ class Store:
             self._take(op)
         return self._end()
 
-    def session_lost(self, session: Session, now_ns: int) -> list[StoreEffect]:
-        """The connection ended: answers go nowhere, and what waits is dropped. What is in backends counts."""
-        self._now_ns = now_ns
-        for op in [op for op in self._waiting if op.session == session]:
-            self._forget(op)
-        for op in self._keeper.waiters():
-            if op.session == session:
-                self._keeper.forget(op)
-        for op in self._backends.waiters():
-            if op.session == session:
-                op.answered = True
-        return self._end()
-
     def backend_done(self, token: int, outcome: Outcome, data: bytes, now_ns: int) -> list[StoreEffect]:
         self._now_ns = now_ns
         backends = self._backends

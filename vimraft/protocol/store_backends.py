@@ -109,6 +109,3 @@ class Backends:
             if op.copy is copy and op.request.kind not in READS:
                 found |= wanted.intersection(regions_of(op.request.first, op.request.end))
         return found
-
-    def waiters(self) -> list[Op]:
-        return [*self.ops.values(), *(op for flush in self.flushes.values() for op in flush.riders)]

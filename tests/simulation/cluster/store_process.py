@@ -121,10 +121,9 @@ class StoreProcess(Process):
         self.perform(request.volume, store.request(session, request, self.now_ns))
 
     def lost(self, connection: Connection) -> None:
+        """Stores are not told: what a session asked for goes on, or waits its time out, unanswered."""
         for session in [one for one, used in self._connections.items() if used is connection]:
             del self._connections[session]
-            for name, store in self.stores.items():
-                self.perform(name, store.session_lost(session, self.now_ns))
 
     # --- effects --------------------------------------------------------------------------------------
 

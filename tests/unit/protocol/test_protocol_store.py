@@ -309,17 +309,16 @@ def test_a_record_that_cannot_be_kept_ends_everything() -> None:
     assert not world.io
 
 
-def test_a_lost_session_is_not_answered_but_counts() -> None:
+def test_what_a_lost_session_asked_for_is_done_before_what_the_newer_one_asks_for_or_not_at_all() -> None:
+    """A store is not told that a connection ended: its session may have others, and counts until a newer one
+    comes."""
     world = StoreWorld()
-    world.ask("write")
-    waiting = world.ask("read", epoch=6)
-    world.take(world.store.session_lost(m.Session(BERN, "i1", 1), 0))
-    assert world.store.in_flight == 1
-    world.done()
+    older, newer = world.ask("write", epoch=6), world.ask("write", epoch=6, session=2)
     world.apply(table(6))
-    assert world.answers == {}
-    assert not world.io
-    assert waiting
+    assert len(world.io) == 1, "never both at a time"
+    world.done()
+    assert isinstance(world.answers[older], m.OldSession)
+    assert world.answers[newer] == DONE
 
 
 def test_hand_over_and_missed() -> None:
