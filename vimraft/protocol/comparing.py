@@ -399,5 +399,5 @@ class RegionCheck:
             Difference(one.first, one.end, one.groups, known and (one.first, one.end) not in left)
             for one in self._found
         )
-        passing = self._passing and not all(one.repaired for one in told)
+        passing = (self._passing or checked.passing) and not all(one.repaired for one in told)
         self._finish(Checked(copies, told, checked.why, passing, unmended=self._unmended, tried=True))

@@ -101,9 +101,11 @@ class _Verifying:
             await self._remember(told.tally)
             self._show(job, volume, told)
             if told.state == "over":
-                await self._tell(report_of(self._site.state, self._volume(self._site.state), told.tally))
+                await self._tell(told.tally)
                 return
             if job.cancelled and told.state != "running":
+                if told.tally.differing:
+                    await self._tell(told.tally)
                 raise JobCancelled(job.what)
             await asyncio.sleep(LOOK_S)
 
@@ -143,7 +145,9 @@ class _Verifying:
         waits = f"waits for {volume.owner}: {told.message}" if told.state in ("moved", "busy") else ""
         job.note = waits or found
 
-    async def _tell(self, report: VerifyReport) -> None:
+    async def _tell(self, tally: Tally) -> None:
+        state = self._site.state
+        report = report_of(state, self._volume(state), tally)
         name, severity, message = event_of(report)
         await self._site.record(name, report.volume, severity, message)
 

@@ -27,6 +27,8 @@ class Export:
     def __init__(self) -> None:
         self.asked: list[VerifyCopies] = []
         self.end: Callable[[Tally], Tally] = lambda tally: tally
+        self.seen = self.end
+        """When it is stopped."""
         self.rest_at = 1 << 30
         """It does not get further."""
 
@@ -34,7 +36,7 @@ class Export:
         self.asked.append(wanted)
         tally = replace(wanted.tally, regions=5)
         if wanted.stop:
-            return VerifyTold(wanted.id, "stopped", tally)
+            return VerifyTold(wanted.id, "stopped", self.seen(tally))
         if tally.done < min(tally.regions, self.rest_at):
             done = tally.done + 1
             tally = replace(tally, done=done, compared=done, copies={"A": done, "B": done})
@@ -149,6 +151,18 @@ async def test_cancelling_stops_it_at_its_owner(world: World) -> None:
     assert ended.error.message == "verify v was cancelled"
     assert export.asked[-1].stop
     assert events == []
+
+
+async def test_what_was_found_before_it_was_cancelled_is_told(world: World) -> None:
+    export = Export()
+    export.rest_at = 0
+    node, events = node_of(world, export)
+    job = await node.verify("v", COMPARE, who=WHO)
+    export.seen = lambda tally: replace(tally, done=3, compared=3, differing=1)
+    await node.cancel_job(job.id, who=WHO)
+    await node.ended(job.id)
+    assert [event[0] for event in events] == ["copies.differ"]
+    assert "3 of 5 regions" in events[0][3]
 
 
 async def test_it_ends_with_its_volume(world: World) -> None:
