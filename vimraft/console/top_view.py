@@ -263,6 +263,8 @@ def _volumes(status: StatusReply, view: View, wide: bool) -> Panel:
     if wide:
         columns += [Column("read/s", 8, right=True), Column("write/s", 8, right=True)]
     columns += [Column("r lat", 7, right=True), Column("w lat", 7, right=True)]
+    if wide:
+        columns.append(Column("held ms", 9, right=True))
     rows: list[tuple[str | Text, ...]] = []
     for volume in arrange(status.volumes, view, 2, words):
         io = _volume_io(volume)
@@ -276,6 +278,8 @@ def _volumes(status: StatusReply, view: View, wide: bool) -> Panel:
         if wide:
             row += [format_bytes(io.read_bytes_s), format_bytes(io.write_bytes_s)]
         row += [format_latency(io.read_latency_us), format_latency(io.write_latency_us)]
+        if wide:
+            row.append(f"{volume.hold_ms:.0f}/{volume.longest_hold_ms:.0f}" if volume.map_changes else "-")
         rows.append(tuple(row))
     return Panel(tuple(columns), rows, len(status.volumes))
 
