@@ -136,5 +136,5 @@ def trim(h, count, offset, flags):
     _data(h, "trim", offset, offset + count, b"", flags)
 
 
-def flush(_h, _flags):
-    pass
+def flush(h, flags):
+    _data(h, "flush", 0, 0, b"", flags)

@@ -125,6 +125,13 @@ def test_what_is_written_is_read(links: PeerStores) -> None:
     assert not any(links.ask(B, SESSION, request(10, "read", BLOCK, 2 * BLOCK), 5).data)
 
 
+def test_a_flush_goes_to_the_whole_copy(links: PeerStores) -> None:
+    links.ask(B, SESSION, request(1, "write", 0, BLOCK, data=b"x" * BLOCK), 5)
+    assert links.ask(B, SESSION, request(2, "clear", regions=(0,)), 5).how == "failed"
+    assert links.ask(B, SESSION, request(3, "flush", 0, 8 * MIB), 5).how == "done"
+    assert links.ask(B, SESSION, request(4, "clear", regions=(0,)), 5).how == "done"
+
+
 def test_a_seal_brings_regions_of_any_number(links: PeerStores) -> None:
     for number in range(8):
         end = number * MIB + BLOCK

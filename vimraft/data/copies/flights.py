@@ -29,7 +29,7 @@ _REPLY_BYTES = _REPLY.size
 _REQUEST_MAGIC = 0x25609513
 _REPLY_MAGIC = 0x67446698
 _FUA = 1
-_COMMANDS: dict[AskKind, int] = {"read": 0, "write": 1, "trim": 4, "zero": 6}
+_COMMANDS: dict[AskKind, int] = {"read": 0, "write": 1, "flush": 3, "trim": 4, "zero": 6}
 DATA_KINDS = frozenset(_COMMANDS)
 _SEND = socket.MSG_NOSIGNAL
 _AT_ONCE = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
@@ -54,13 +54,15 @@ class Flight:
         self.request = request
         self.store = link.place.store
         self._socket = link.guard
-        length, data = request.end - request.first, request.data
+        first, length, data = request.first, request.end - request.first, request.data
+        if request.kind == "flush":
+            first = length = 0  # it is of the whole copy, and NBD wants it so
         self._buffer = bytearray(_REPLY_BYTES + length if request.kind == "read" else _REPLY_BYTES)
         """For the whole reply."""
         self._have = 0
         head = _REQUEST.pack(
             _REQUEST_MAGIC, _FUA if request.fua else 0, _COMMANDS[request.kind], request.number,
-            request.first, length,
+            first, length,
         )  # fmt: skip
         try:
             sent = self._socket.sendmsg((head, data), (), _AT_ONCE)

@@ -1,6 +1,6 @@
 """What owners and peer stores say to each other over NBD: export names, control messages, errnos.
 
-    .copy/VOLUME/COPY/EPOCH/MANAGER~INCARNATION~SESSION    data: read, write, zero, trim with FUA
+    .copy/VOLUME/COPY/EPOCH/MANAGER~INCARNATION~SESSION    data: read, write, zero, trim with FUA; flush
     .copyctl/VOLUME/MANAGER~INCARNATION~SESSION            everything else, a message at a time
 
 Names are percent-encoded. The description of both is `boot=BOOT` (of the store). A control message is a
