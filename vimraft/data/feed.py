@@ -68,8 +68,11 @@ class VolumeMap(Struct, frozen=True):
     copies: CopiesMap | None = None
     """Not None: `segments` is empty, and the machines of vimraft.protocol serve the volume."""
     copy_names: tuple[str, ...] = ()
-    """Local names of all copies, in every process (of a volume with one copy it may be empty). Two maps of
-    one name that have no local name in common are of two volumes."""
+    """Local names of all copies, in every process (of a volume with one copy it may be empty)."""
+    created_ms: int = 0
+    """Two maps of one name that differ in it are of two volumes; so are, where a manager of an older release
+    does not say it (0), two that have no local name in common: then every copy may have been replaced while
+    no manager was here, and clients are turned away."""
 
 
 class BackendSpec(Struct, frozen=True):

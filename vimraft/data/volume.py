@@ -121,7 +121,10 @@ def _fast(entry: Entry, writable: bool) -> FastEntry:
 
 
 def same_volume(a: VolumeMap, b: VolumeMap) -> bool:
-    """Or another one was built under its name: local names are never used twice."""
+    """Or another one was built under its name: local names are never used twice. Of one volume all copies
+    may have been replaced, too."""
+    if a.created_ms and b.created_ms:
+        return a.created_ms == b.created_ms
     return bool(_local_names(a) & _local_names(b))
 
 

@@ -97,6 +97,7 @@ def volume_map(state: State, manager: str, role: Role, volume: Volume) -> Volume
         segments=segments,
         copies=copies,
         copy_names=tuple(r.local_name for r in volume.replicas) if copied else (),
+        created_ms=volume.created_ms,
     )
 
 
