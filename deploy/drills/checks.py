@@ -4,6 +4,7 @@ May live here: one function per invariant, each returning violations in words.
 Keeps: reading goes through other sites than writing did, so it is the cluster that is compared, not a cache.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -17,7 +18,9 @@ import nbd
 from drills.blocks import BLOCK_BYTES, decode
 from drills.changes import Changer
 from drills.clusters import ApiProblem, Cluster, Site, run
+from drills.disks import include_failed
 from drills.layout import Volume
+from drills.processes import DrillError
 from drills.promises import RESUMED_S, UNAFFECTED_S, may_disconnect, may_fail, resumes, touched
 from drills.record import Records
 from drills.report import FaultRun
@@ -36,6 +39,8 @@ def all_healed(cluster: Cluster) -> list[str]:
     """Nothing is in force, no rule is left, everything is healthy and every real volume in use."""
     found = [f"{record.title} was not healed" for record in Records(cluster.directory).all()]
     problem = _until_empty(cluster.unhealthy, READABLE_S)
+    with contextlib.suppress(DrillError, ApiProblem):
+        include_failed(cluster)
     if problem:
         found.append(f"not healthy within {READABLE_S:.0f} s after healing: {problem}")
         return found

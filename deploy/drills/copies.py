@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from drills.clusters import Cluster
 from drills.disks import find_real
 from drills.layout import Volume
+from drills.processes import DrillError
 
 SECTOR_BYTES = 512
-LABEL_BYTES = 1 << 20
-"""What a real volume begins with, before its sector 0."""
 PIECE_BYTES = 1 << 16
 EQUAL_S = 30.0
 """A range whose write ended with an error is made equal a little later."""
@@ -87,7 +86,7 @@ def _part(cluster: Cluster, segment: dict[str, Any]) -> _Part:
     real, path = find_real(cluster, cluster[segment["site"]], f"{segment['storage']}:{segment['lun']}")
     first = segment["virtual_first"] * SECTOR_BYTES
     length = (segment["virtual_last"] + 1) * SECTOR_BYTES - first
-    return _Part(first, length, path, LABEL_BYTES + segment["real_first"] * SECTOR_BYTES, real)
+    return _Part(first, length, path, segment["real_first"] * SECTOR_BYTES, real)
 
 
 def _digests(parts: list[_Part], size_bytes: int) -> list[str]:
@@ -96,7 +95,10 @@ def _digests(parts: list[_Part], size_bytes: int) -> list[str]:
     for part in parts:
         fd = os.open(part.path, os.O_RDONLY)
         try:
-            content[part.first : part.first + part.length] = os.pread(fd, part.length, part.at)
+            data = os.pread(fd, part.length, part.at)
+            if len(data) != part.length:
+                raise DrillError(f"{part.path}: {part.length} bytes at {part.at} are not all there")
+            content[part.first : part.first + part.length] = data
         finally:
             os.close(fd)
     view = memoryview(content)

@@ -199,6 +199,14 @@ def include(cluster: Cluster, real: str) -> None:
         ) from None
 
 
+def include_failed(cluster: Cluster) -> None:
+    """All that failed. A manager that was away when the disk did tells of it, when it is back, after the disk
+    was healed. Raises DrillError, ApiProblem."""
+    for real in cluster.status()["reals"]:
+        if real["state"] == "failed":
+            include(cluster, real["id"])
+
+
 def _is_open(site: Site, path: Path) -> bool:
     """By export and store; one that does not run now opens it when it starts."""
     running = [found for role in PLANES if (found := site.find(role)) is not None and not is_stopped(found)]
