@@ -39,6 +39,8 @@ MANY_TIMES = 4
 LOOK_EVERY_NS = 1 * MS
 """Between two comparisons of copies, while few reads are under way at the present one."""
 MAX_LATENCY_NS = 60_000 * MS
+MAX_TIMES = WEIGHT
+"""A read that took very long counts for so many times the average: one alone does not double it."""
 
 
 class Preference(Struct, frozen=True, gc=False):
@@ -76,10 +78,14 @@ class _Load:
 
     def expected_ns(self, now_ns: int) -> int:
         """Latency of a read."""
+        own_ns = self._own_ns(now_ns)
+        return max(own_ns, self.told.latency_ns) if self._told(now_ns) else own_ns
+
+    def _own_ns(self, now_ns: int) -> int:
         above = self.latency_ns - self.first_ns
-        halvings = min(MAX_HALVINGS, max(0, now_ns - self.seen_ns) // HALF_LIFE_NS)
-        own = self.latency_ns if above <= 0 else self.first_ns + (above >> halvings)
-        return max(own, self.told.latency_ns) if self._told(now_ns) else own
+        if above <= 0:
+            return self.latency_ns
+        return self.first_ns + (above >> min(MAX_HALVINGS, max(0, now_ns - self.seen_ns) // HALF_LIFE_NS))
 
     def under_way(self, now_ns: int) -> int:
         return max(self.in_flight, self.told.in_flight) if self._told(now_ns) else self.in_flight
@@ -91,9 +97,9 @@ class _Load:
         """Expected ns until one more request would be done."""
         return (self.under_way(now_ns) + 1) * self.expected_ns(now_ns)
 
-    def took(self, took_ns: int, now_ns: int) -> None:
-        took_ns = min(took_ns, MAX_LATENCY_NS)
-        before = self.expected_ns(now_ns) if self.latency_ns > self.first_ns else self.latency_ns
+    def took(self, took_ns: int, now_ns: int, *, done: bool) -> None:
+        before = self._own_ns(now_ns)
+        took_ns = min(took_ns, MAX_TIMES * before if done else MAX_LATENCY_NS)
         self.latency_ns = before + (took_ns - before) // WEIGHT
         self.seen_ns = now_ns
 
@@ -196,7 +202,7 @@ class Balance:
             load.pressed_ns = now_ns
             self._settled_ns = 0
         if how in ("done", "failed", "lost") and not copying:
-            load.took(took_ns, now_ns)
+            load.took(took_ns, now_ns, done=how == "done")
 
     def tell(self, loads: Mapping[LocalName, Told], now_ns: int) -> None:
         """What managers say of the real volumes of copies."""

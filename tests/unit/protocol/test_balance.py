@@ -103,6 +103,12 @@ def test_a_disk_that_became_slow_is_left_by_a_single_client_too() -> None:
     assert reads.choose() == B
 
 
+def test_one_slow_read_is_no_slow_disk() -> None:
+    reads = Reads()
+    reads.one(50 * MS)
+    assert reads.choose() == A
+
+
 def test_a_copy_that_was_slow_is_tried_again_after_a_while() -> None:
     reads = Reads()
     for _ in range(30):
