@@ -209,7 +209,7 @@ class Plane:
         name = plan.map.name
         holds = Holds()
         if plan.kind == "copies":
-            plan.copies = self.copies.open(plan.map, holds)
+            plan.copies = self.copies.open(plan.map, holds, new=self._first_map.is_set())
         gate = VolumeGate(plan, self.lease, self._io_timeout_s, holds)
         for token, names in self._holds.items():
             if not names or name in names:

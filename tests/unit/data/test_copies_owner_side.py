@@ -15,6 +15,7 @@ from vimraft.data import feed
 from vimraft.data.copies.marks import Marks
 from vimraft.data.copies.owner_side import Client
 from vimraft.data.errors import IoError, TryAgain
+from vimraft.data.holds import Holds
 from vimraft.data.request import FLUSH, READ, WRITE, ZERO, Op
 from vimraft.protocol.lease import Mark
 from vimraft.protocol.maps import VolumeMap
@@ -326,3 +327,17 @@ def test_figures_name_the_copies(plane: Plane) -> None:
     status = plane.volumes.status()["v"]
     assert [copy.name for copy in status.copies] == ["A", "B"]
     assert sum(copy.reads_local + copy.reads_remote for copy in status.copies) >= 1
+
+
+def test_a_takeover_counts_as_a_hold_and_the_beginning_of_a_new_volume_does_not(tmp_path: Path) -> None:
+    found = []
+    for new in (False, True):
+        first = copies_map(("A", "in_sync", "a"), ("B", "in_sync", "b"))
+        plane, holds = Plane(tmp_path / str(new), first), Holds()
+        plane.lease()
+        plane.volume = plane.volumes.open(plane.feed_map(plane.newest), holds, new=new)
+        plane.wait_serving()
+        eventually(lambda holds=holds, new=new: new or holds.times() is not None, "it is noted")
+        found.append(holds.times())
+    assert found[0] is not None
+    assert found[1] is None

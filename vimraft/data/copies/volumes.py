@@ -59,9 +59,11 @@ class OwnedVolume:
         cachers: Callable[[], Iterable[ManagerName]],
         io_timeout_s: Callable[[], float],
         holds: Holds,
+        new: bool,
     ) -> None:
         self.name = first.name
         self._holds = holds
+        self._new = new
         self._shell = shell
         self._store = store
         self._former_epoch = former_epoch
@@ -105,7 +107,7 @@ class OwnedVolume:
             self._store,
             limits(self._io_timeout_s()),
             self._note_installed,
-            serving=lambda: self._holds.note(max(epoch, self._epoch), boottime_ns() - began_ns),
+            serving=lambda: self._note_serving(max(epoch, self._epoch), boottime_ns() - began_ns),
         )
         side.owner.balance.preference = copies.reading
         book = self._shell.leases
@@ -114,6 +116,10 @@ class OwnedVolume:
         self._epoch = copies.map.epoch
         self._side = side
         self._upkeep.start()
+
+    def _note_serving(self, epoch: int, held_ns: int) -> None:
+        if not self._new:
+            self._holds.note(epoch, held_ns)
 
     def _note_installed(self, effect: Installed) -> None:
         self._holds.note(effect.epoch, effect.hold_ns)
@@ -272,7 +278,8 @@ class OwnedVolumes:
             self._met = True
             self._former = {volume.name: volume.epoch for volume in volumes if volume.owned}
 
-    def open(self, first: feed.VolumeMap, holds: Holds | None = None) -> OwnedVolume:
+    def open(self, first: feed.VolumeMap, holds: Holds | None = None, *, new: bool = False) -> OwnedVolume:
+        """`new`: nobody knew the volume before, so that nobody waits until it is served."""
         volume = self._volumes[first.name] = OwnedVolume(
             self.shell,
             self.store_of(first),
@@ -281,6 +288,7 @@ class OwnedVolumes:
             cachers=self._cachers,
             io_timeout_s=self._io_timeout_s,
             holds=holds or Holds(),
+            new=new,
         )
         if self._leased:
             volume.reopened()  # the first lease may have come meanwhile
