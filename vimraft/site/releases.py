@@ -5,6 +5,9 @@ for its own manager, only after both data-plane processes have installed tables 
 installation drains) and its own ones read as zeros, durably (INV-5). The volume may still exist: it gave up a
 copy, or moved segments. Tables that have the release have no volume on its space (INV-6), so the processes
 must serve those, or newer ones.
+
+A confirmation whose outcome is unknown may be applied at any time, and the space be given to others: so what
+was zeroed once is never zeroed again in this life, and a new life asks the log first whether it still waits.
 """
 
 import asyncio
@@ -30,6 +33,8 @@ class ReleaseWorker(WokenWorker):
         super().__init__()
         self._site = site
         self._cancelled = False
+        self._zeroed: set[int] = set()
+        """Releases whose space here reads as zeros, durably; bounded by those in the tables."""
 
     async def stop(self) -> None:
         self._cancelled = True
@@ -42,6 +47,7 @@ class ReleaseWorker(WokenWorker):
     async def _run(self) -> None:
         while True:
             waiting = [r for r in self._site.state.releases.values() if self._site.me in r.waiting]
+            self._zeroed.intersection_update(self._site.state.releases)
             pending = False
             for release in waiting:
                 pending |= not await self._confirm(release)
@@ -53,11 +59,7 @@ class ReleaseWorker(WokenWorker):
             return True  # its real volume has left the pool since
         if self._site.installed_index() < state.index and not await self._installed(state):
             return False
-        mine = self._own_part(state, release)
-        try:
-            await asyncio.to_thread(devices.zero_released, state, mine, lambda: self._cancelled)
-        except (BackendError, OSError, devices.Interrupted) as error:
-            log.warning("release.not_zeroed", volume=release.volume, cause=str(error))
+        if release.release_id not in self._zeroed and not await self._zero(release):
             return False
         try:
             # After the confirmation others are given this space. A power loss must not bring back tables
@@ -72,6 +74,21 @@ class ReleaseWorker(WokenWorker):
             log.info("release.not_confirmed", volume=release.volume, cause=type(error).__name__)
             return False
         log.info("release.confirmed", volume=release.volume, release=release.release_id)
+        return True
+
+    async def _zero(self, release: Release) -> bool:
+        """False: not now, or nobody waits for it any more."""
+        try:
+            state = await self._site.log.barrier(deadline_ms=PROPOSE_MS)
+            waits = state.releases.get(release.release_id)
+            if waits is None or self._site.me not in waits.waiting:
+                return False
+            mine = self._own_part(state, release)
+            await asyncio.to_thread(devices.zero_released, state, mine, lambda: self._cancelled)
+        except (BackendError, OSError, LogError, devices.Interrupted) as error:
+            log.warning("release.not_zeroed", volume=release.volume, cause=str(error) or type(error).__name__)
+            return False
+        self._zeroed.add(release.release_id)
         return True
 
     async def _installed(self, state: State) -> bool:

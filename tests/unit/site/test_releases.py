@@ -18,7 +18,7 @@ from vimraft.core.commands import (
 )
 from vimraft.core.tables import Manager, Settings, Site, State, Storage
 from vimraft.metadata.memory_log import MemoryCluster, MemoryLog
-from vimraft.metadata.port import Unavailable
+from vimraft.metadata.port import Unavailable, UnknownOutcome
 from vimraft.site.releases import ReleaseWorker
 
 
@@ -30,10 +30,14 @@ class DiskLog:
         self.asked_at: list[int] = []
         self.disk: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.confirmed_at: list[int] = []
+        self.outcomes_to_lose = 0
 
     @property
     def state(self) -> State:
         return self._log.state
+
+    async def barrier(self, *, deadline_ms: int) -> State:
+        return await self._log.barrier(deadline_ms=deadline_ms)
 
     async def persist(self, *, deadline_ms: int) -> None:
         self.asked_at.append(self.state.index)
@@ -42,6 +46,9 @@ class DiskLog:
     async def propose(self, command: Command, *, who: str, deadline_ms: int) -> Outcome:
         if isinstance(command, ConfirmRelease):
             self.confirmed_at.append(len(self.asked_at))
+            if self.outcomes_to_lose:
+                self.outcomes_to_lose -= 1
+                raise UnknownOutcome("nobody has answered")
         return await self._log.propose(command, who=who, deadline_ms=deadline_ms)
 
 
@@ -57,7 +64,11 @@ class Case:
         self.site.feeders = {"export": Feeder(), "store": Feeder()}
         self.site.installed_index = lambda: 10**9
         self.site.my_sites = lambda: ("tokyo",)
-        monkeypatch.setattr("vimraft.site.releases.devices.zero_released", lambda *_: None)
+        self.zeroed: list[int] = []
+        monkeypatch.setattr(
+            "vimraft.site.releases.devices.zero_released",
+            lambda _state, release, _cancelled: self.zeroed.append(release.release_id),
+        )
         monkeypatch.setattr("vimraft.site.releases.RETRY_S", 0.02)
         self.worker = ReleaseWorker(self.site)
 
@@ -110,3 +121,13 @@ async def test_a_disk_that_fails_holds_the_space_back_until_it_works_again(case:
     case.log.disk = asyncio.get_running_loop().create_future()
     case.log.disk.set_result(None)
     await until(lambda: not case.log.state.releases, "released")
+
+
+async def test_what_was_zeroed_is_not_zeroed_again_when_the_outcome_is_unknown(case: Case) -> None:
+    """The confirmation may be applied meanwhile, and the space be another volume's."""
+    case.log.disk.set_result(None)
+    case.log.outcomes_to_lose = 2
+    case.worker.start()
+    await until(lambda: not case.log.state.releases, "released")
+    assert len(case.log.confirmed_at) == 3
+    assert len(case.zeroed) == 1

@@ -33,6 +33,9 @@ class Site(SimpleNamespace):
     def my_sites(self) -> tuple[str, ...]:
         return ("osaka",)
 
+    async def barrier(self, *, deadline_ms: int) -> State:
+        return self.state
+
     async def persist(self, *, deadline_ms: int) -> None: ...
 
     async def propose(self, command: Command, *, who: str, deadline_ms: int) -> Outcome:
