@@ -28,7 +28,7 @@ from drills.clients import Client, Valve
 from drills.clusters import CHECKOUT, ApiProblem, Cluster
 from drills.copies import copies_equal
 from drills.fault import Asked
-from drills.faults import FAULTS, heal, inject
+from drills.faults import FAULTS, Undone, heal, inject
 from drills.movers import Mover
 from drills.namespaces import NAMES, down, up
 from drills.processes import DrillError
@@ -186,10 +186,13 @@ class Chaos:
         return ""
 
     def _inject(self, fault: FaultRun) -> None:
+        began_s = time.time()
         try:
             record = inject(self._cluster, fault.fault, Asked(site=fault.site, **fault.options))
         except (DrillError, ApiProblem) as error:
             fault.note = str(error)  # two at once may be in each other's way
+            if isinstance(error, Undone):
+                fault.injected_s = began_s
             return
         fault.injected_s, fault.site = time.time(), record.site
         if "real" in record.details:

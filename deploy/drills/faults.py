@@ -77,8 +77,12 @@ MAX_HOLD_S = 86_400.0
 HOLD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Undone(DrillError):
+    """It could not be injected wholly, and what had been done was healed: it may have been felt."""
+
+
 def inject(cluster: Cluster, name: str, asked: Asked) -> Record:
-    """Raises DrillError; then nothing is left in force."""
+    """Raises DrillError; then nothing is left in force (`Undone`: but it was)."""
     fault, records = FAULTS[name], Records(cluster.directory)
     with records.locked():
         site, details = fault.prepare(cluster, asked)
@@ -90,10 +94,12 @@ def inject(cluster: Cluster, name: str, asked: Asked) -> Record:
         records.save(record)
         try:
             fault.apply(cluster, record)
-        except BaseException:
+        except BaseException as error:
             # A record that cannot be healed either stays, so that `heal` can be repeated.
             fault.heal(cluster, record)
             records.remove(record)
+            if isinstance(error, DrillError):
+                raise Undone(str(error)) from None
             raise
     return record
 
