@@ -134,7 +134,7 @@ def down(directory: Path) -> int:
     if directory.exists() and (directory / "cluster.json").exists():
         for site in Cluster(directory).sites.values():
             unmount_disk(site)
-        while directory.is_mount():
+        while is_mounted(directory):
             run(["umount", str(directory)])
         shutil.rmtree(directory)
     return ended
@@ -213,7 +213,7 @@ def _configuration(directory: Path, name: str, sites: tuple[str, ...], host: str
 def _connect(directory: Path, sites: tuple[str, ...]) -> None:
     """Bridge, namespaces and links: those that are missing (after a reboot all are)."""
     names = Names(directory)
-    if not directory.is_mount():
+    if not is_mounted(directory):
         run(["mount", "--bind", str(directory), str(directory)])
         run(["mount", "--make-shared", str(directory)])
     if not Path(f"/sys/class/net/{names.bridge}").exists():
@@ -232,6 +232,13 @@ def _connect(directory: Path, sites: tuple[str, ...]) -> None:
         run([*inside, "address", "add", f"{names.address(number)}/24", "dev", "eth0"])
         run([*inside, "link", "set", "eth0", "up"])
         run([*inside, "link", "set", "lo", "up"])
+
+
+def is_mounted(directory: Path) -> bool:
+    """Path.is_mount does not see a directory that is mounted on itself."""
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    here = str(directory).replace("\\", "\\134").replace(" ", "\\040")
+    return any(line.split()[4] == here for line in mounts)
 
 
 def _add_reals(cluster: Cluster, site: Site, storage: str) -> None:
