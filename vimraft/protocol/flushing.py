@@ -203,6 +203,11 @@ class Clearing:
             desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
             self._flushing.flush(lambda _how: None)
 
+    def hasten(self) -> None:
+        """Whatever a flush has covered may go now, however short it was left alone."""
+        if not self.busy and not self._desk.held:
+            self._start(at_once=True)
+
     def _start(self, *, at_once: bool) -> None:
         desk = self._desk
         if not desk.ours or desk.map.epoch != desk.newest.epoch:

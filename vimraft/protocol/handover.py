@@ -1,4 +1,8 @@
-"""Giving a volume to another manager in good order: hold, drain, give the sole-holder right up, propose.
+"""Giving a volume to another manager in good order: flush, clear, hold, drain, give the sole-holder right up,
+propose.
+
+The new owner makes active regions equal while clients wait, so that there should be few: they are flushed and
+cleared before I/O is held, as far as that goes within a bounded time.
 
 May live here: the former owner's side; the new one begins with a takeover like any other. Keeps INV-2: while
 it is undecided nothing is acknowledged and nothing read, and an owner that the map does not name any more
@@ -11,9 +15,16 @@ from vimraft.core.commands import MoveOwner
 from vimraft.core.ids import ManagerName
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Decision, Effect
+from vimraft.protocol.writes import End
 
 _WHY = "move"
-Phase = Literal["draining", "proposed", "moved", "failed"]
+FEW_REGIONS = 8
+"""So many active ones are not worth a flush."""
+MAX_PASSES = 2
+"""The second flush has little to write, so that few regions become active beside it."""
+TIDY_NS = 3_000_000_000
+"""Then I/O is held, whatever is still active."""
+Phase = Literal["flushing", "clearing", "draining", "proposed", "moved", "failed"]
 
 
 class HandOver:
@@ -24,16 +35,43 @@ class HandOver:
         self._desk = owner.desk
         self._new_owner = new_owner
         self._epoch = 0
-        self.phase: Phase = "draining"
+        self._passes = 0
+        self.phase: Phase = "flushing"
 
     def start(self, now_ns: int) -> list[Effect]:
         self._owner.begin(now_ns)
         self._owner.looks(self._look)
-        self._owner.pause(_WHY)
+        self._desk.later(TIDY_NS, self._drain)
+        self._tidy()
         return self._owner.end()
+
+    def _tidy(self) -> None:
+        if self._passes == MAX_PASSES or len(self._desk.tracker) <= FEW_REGIONS:
+            self._drain()
+            return
+        self._passes += 1
+        self.phase = "flushing"
+        self._owner.flushing.flush(self._flushed)
+
+    def _flushed(self, how: End) -> None:
+        if self.phase != "flushing":
+            return
+        if how == "done":
+            self.phase = "clearing"
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self.phase in ("flushing", "clearing"):
+            self.phase = "draining"
+            self._owner.pause(_WHY)
 
     def _look(self) -> None:
         desk = self._desk
+        if self.phase == "clearing" and desk.ours:
+            self._owner.clearing.hasten()
+            if not self._owner.clearing.busy:
+                self._tidy()
         if not desk.ours:
             self._finish("moved")
         elif self.phase == "draining" and self._owner.drained and desk.map is desk.newest:

@@ -1,8 +1,11 @@
 """A planned move: no request fails, and the former owner does nothing while it is undecided."""
 
+from msgspec.structs import replace
+
 from tests.unit.protocol.owner_world import PARIS, ROME, World, after, two
 from vimraft.core.commands import MoveOwner
-from vimraft.protocol.handover import HandOver
+from vimraft.protocol.handover import FEW_REGIONS, TIDY_NS, HandOver
+from vimraft.protocol.maps import REGION_BYTES, Part
 
 
 def test_requests_wait_while_a_volume_moves_and_are_sent_on_afterwards() -> None:
@@ -43,3 +46,41 @@ def test_when_it_is_refused_or_another_change_comes_first_the_owner_serves_on() 
     read = world.read()
     world.apply(after(two()))
     assert world.how(read) == "done"
+
+
+def wide() -> World:
+    """With more regions written than are left to the new owner."""
+    regions = 2 * FEW_REGIONS
+    size = regions * REGION_BYTES
+    first = two()
+    copies = tuple(replace(c, parts=(Part(0, size, c.stores[0]),)) for c in first.copies)
+    world = World(replace(first, size_bytes=size, copies=copies))
+    for store in world.stores.values():
+        store.data = {c.name: bytearray(size) for c in copies}
+    for region in range(regions):
+        world.write(1, region * REGION_BYTES)
+    return world
+
+
+def test_what_is_active_is_flushed_and_cleared_before_io_is_held() -> None:
+    world = wide()
+    world.run(HandOver(world.owner, ROME).start(world.now))
+    for store in (PARIS, ROME):
+        kinds = world.stores[store].kinds()
+        assert kinds.index("flush") < kinds.index("clear")
+    assert world.owner.desk.tracker.active == ()
+    assert isinstance(world.proposed[0].command, MoveOwner)
+
+
+def test_a_store_that_does_not_flush_does_not_keep_it_from_moving() -> None:
+    world = wide()
+    world.stores[ROME].how = lambda request: "failed" if request.kind == "clear" else "done"
+    world.run(HandOver(world.owner, ROME).start(world.now))
+    assert isinstance(world.proposed[0].command, MoveOwner)
+    world = wide()
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "flush" else "done"
+    world.run(HandOver(world.owner, ROME).start(world.now))
+    write = world.write(7)
+    assert world.how(write) == "done", "nothing is held yet"
+    world.wait(TIDY_NS / 1e9)
+    assert world.how(world.write(8)) is None
