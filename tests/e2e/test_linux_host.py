@@ -135,6 +135,56 @@ def test_ext4_written_through_one_site_is_whole_at_another(guest: LinuxGuest, cl
     write_and_find_again(guest, a, c)
 
 
+WRITE_ON = """
+(
+    cd /mnt && mkdir going-on
+    n=0; until [ -e /tmp/enough ]; do
+        n=$((n + 1))
+        {{ echo "$n"; head -c 100000 /dev/urandom; }} >going-on/$n && sync going-on/$n || exit 1
+        echo $n >/tmp/synced
+    done
+) >/tmp/writer.log 2>&1 &
+echo $! >/tmp/writer.pid
+"""
+SYNCED_BEYOND = """
+tries={tries}; until [ "$(cat /tmp/synced 2>/dev/null || echo 0)" -gt {number} ]; do
+    kill -0 $(cat /tmp/writer.pid) || {{ cat /tmp/writer.log; exit 1; }}
+    tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1
+done
+cat /tmp/synced
+"""
+
+
+def synced_beyond(guest: LinuxGuest, number: int) -> int:
+    return int(guest.check(SYNCED_BEYOND.format(number=number, tries=300)).split()[-1])
+
+
+def test_ext4_outlives_the_owners_site_which_is_killed_in_the_middle_of_writing(
+    guest: LinuxGuest, cluster: Cluster
+) -> None:
+    cluster.build("kept", VOLUME_MIB // 4, sites=("tokyo", "osaka"), volume_class="slow-hdd", copies=2)
+    with cluster.client() as client:
+        assert client.volume("kept").volume.owner == "tokyo"
+    attach(guest, "nbd0", Endpoint(*cluster.uri_parts("kept", "osaka")))
+    guest.check("/sbin/mke2fs -q -t ext4 /dev/nbd0 && mount -t ext4 /dev/nbd0 /mnt && dmesg -c >/dev/null")
+    guest.check(WRITE_ON.format())
+    before = synced_beyond(guest, 3)
+    cluster["tokyo"].kill()
+    synced_beyond(guest, before + 5)
+    guest.check('touch /tmp/enough; while kill -0 "$(cat /tmp/writer.pid)" 2>/dev/null; do sleep 0.1; done')
+    written = guest.check(f"sync && {CHECKSUMS}")
+    guest.check("umount /mnt")
+    assert "error" not in guest.check("dmesg").lower()
+    detach(guest, "nbd0")
+
+    attach(guest, "nbd1", Endpoint(*cluster.uri_parts("kept", "nagoya")))
+    guest.check("/sbin/e2fsck -f -n /dev/nbd1")
+    guest.check("mount -t ext4 -o ro /dev/nbd1 /mnt")
+    assert guest.check(CHECKSUMS) == written
+    guest.check("umount /mnt")
+    detach(guest, "nbd1")
+
+
 def test_guest_reports_the_exit_status_and_output_of_a_command(guest: LinuxGuest) -> None:
     assert guest.run("echo out; echo err >&2; exit 3") == (3, "out\nerr\n")
 
