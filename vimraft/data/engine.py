@@ -45,6 +45,7 @@ from vimraft.data.feed import (
 from vimraft.data.gate import Lease, Totals, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.holds import Holds
+from vimraft.data.losses import LossBook
 from vimraft.data.real_table import RealTable
 from vimraft.data.reals import GONE, Opener, RealSlot, open_labelled
 from vimraft.data.remote import COPIES, LinkKey, LinkPool, Vitals, describe, describe_ticket
@@ -97,6 +98,7 @@ class Plane:
             cachers=lambda: [ManagerName(peer) for peer in self._peers],
             io_timeout_s=lambda: self._io_timeout_s,
         )
+        self._losses = LossBook(copies_dir / f"losses.{role}", self.boot_id, log)
         self._volumes: dict[str, VolumeGate] = {}
         self._maps: dict[str, VolumeMap] = {}
         self._peers: dict[str, PeerSpec] = {}
@@ -210,7 +212,7 @@ class Plane:
         holds = Holds()
         if plan.kind == "copies":
             plan.copies = self.copies.open(plan.map, holds, new=self._first_map.is_set())
-        gate = VolumeGate(plan, self.lease, self._io_timeout_s, holds)
+        gate = VolumeGate(plan, self.lease, self._io_timeout_s, holds, self._losses.known(name))
         for token, names in self._holds.items():
             if not names or name in names:
                 gate.hold(token)
@@ -218,9 +220,9 @@ class Plane:
         self._maps[name] = plan.map
 
     def _remove(self, name: str) -> list[Drain]:
-        gate = self._volumes.pop(name, None)
         self._maps.pop(name, None)
-        if gate is None:
+        self._losses.forget(name)
+        if (gate := self._volumes.pop(name, None)) is None:
             return []
         gate.remove("the volume was removed")
         if gate.plan.copies is not None:
@@ -395,7 +397,7 @@ class Plane:
                 return describe("?", self.instance, gate.losses())
             vitals = [str(gate.peer_vitals(key)) for key in sorted(plan.keys)]
             boot = uuid.uuid5(uuid.NAMESPACE_OID, "|".join([boot, *vitals])).hex
-        return describe(boot, self.instance, gate.losses())
+        return describe(boot, self.instance, self._losses.note(gate.name, gate.losses()))
 
     def list_exports(self) -> list[tuple[str, str]]:
         if self.role == "store":
@@ -433,6 +435,8 @@ class Plane:
 
     def flush_failed(self, real: RealSlot, error: OSError) -> None:
         self.turns.flush_failed(real.real)
+        for gate in tuple(self._volumes.values()):  # as their next lives will count
+            self._losses.note(gate.name, gate.losses() + (real in gate.plan.reals))
         self._report_once(real, "flush", f"{real.spec.uri}: flush failed: {error}")
 
     def _tell(self, problem: Problem) -> None:

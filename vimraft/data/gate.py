@@ -66,7 +66,10 @@ class Totals:
 class VolumeGate:
     """One virtual volume in this process, for as long as it exists in the tables."""
 
-    def __init__(self, plan: Plan, lease: Lease, io_timeout_s: float, holds: Holds | None = None) -> None:
+    def __init__(
+        self, plan: Plan, lease: Lease, io_timeout_s: float, holds: Holds | None = None, losses: int = 0
+    ) -> None:
+        """`losses`: that former lives of this process told."""
         self.name = plan.map.name
         self.plan = plan
         self.fast: Plan | None = None
@@ -82,7 +85,7 @@ class VolumeGate:
         self._changed = threading.Condition()
         self._peer_vitals: dict[LinkKey, Vitals] = {}
         self._owed: int | None = None
-        self._losses = 0
+        self._losses = losses
         """Losses not counted by the present plan's real volumes."""
         self._refresh()
 

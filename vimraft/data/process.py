@@ -83,6 +83,7 @@ class DataProcess:
         """After the fork, in the main thread."""
         _outlive_parent()
         copies_dir = Path(self._params.get("copies") or f"{self._params['lock']}.copies")
+        copies_dir.mkdir(parents=True, exist_ok=True)
         plane = Plane(
             self.role, self._params["manager"], parallel=self.parallel, copies_dir=copies_dir, log=log
         )
