@@ -8,7 +8,10 @@ from typing import Literal, Protocol
 from vimraft.core.ids import LocalName, ManagerName
 
 WriteKind = Literal["write", "zero", "trim"]
-AskKind = Literal["read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over"]
+AskKind = Literal[
+    "read", "write", "zero", "trim", "flush",
+    "seal", "clear", "missed", "hand_over", "in_step", "what_is_in_step",
+]  # fmt: skip
 How = Literal["done", "failed", "older", "busy", "full", "lost"]
 """`done`. `failed`: by the backend, or the store lives in another boot than the tables say. `older`: the
 store knows a newer epoch or session, or its tables have not caught up. `busy`: "use the other copy". `full`:
@@ -20,7 +23,7 @@ class Asker(Protocol):
 
 
 class Answer:
-    __slots__ = ("boot", "data", "how", "number", "record", "regions")
+    __slots__ = ("boot", "data", "how", "number", "record", "regions", "since")
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Answer:
         data: bytes = b"",
         regions: tuple[int, ...] = (),
         record: str = "",
+        since: int = 0,
     ) -> None:
         self.number = number
         self.how = how
@@ -37,6 +41,7 @@ class Answer:
         self.data = data
         self.regions = regions
         self.record = record
+        self.since = since
 
 
 class Ask:

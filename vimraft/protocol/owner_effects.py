@@ -36,7 +36,8 @@ class StoreRequest(Struct, frozen=True, gc=False):
 
     `seal`: answered with the active `regions` and the `record`. `missed`: with the regions whose last
     written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep
-    this record id from now on, with `regions` as written in `epoch`."""
+    this record id from now on, with `regions` as written in `epoch`. `in_step`: a resync has brought
+    `regions` to what was written before `since`, by the record of that id; `what_is_in_step` answers that."""
 
     number: int
     volume: VolumeName
