@@ -34,7 +34,8 @@ class ClientRequest(Struct, frozen=True, gc=False):
 class StoreRequest(Struct, frozen=True, gc=False):
     """To a store, in `session` of the life `incarnation` of the owner's export, in `epoch`.
 
-    `seal`: answered with the active `regions` and the `record`. `missed`: with the regions whose last
+    `seal`: answered with the active `regions` and the `record`; `must`: they are copied to it again, so that
+    a flush which failed there while it was syncing is forgotten. `missed`: with the regions whose last
     written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep
     this record id from now on, with `regions` as written in `epoch`. `in_step`: a resync has brought
     `regions` to what was written before `since`, by the record of that id; `what_is_in_step` answers that."""

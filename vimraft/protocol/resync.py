@@ -87,7 +87,7 @@ class Resync:
         if copy is None:
             self._finish("over")
         else:
-            self._ask_all("seal", copy)
+            self._ask_all("seal", copy, must=True)
         return self._owner.end()
 
     @property
@@ -106,13 +106,22 @@ class Resync:
 
     # --- asking stores --------------------------------------------------------------------------------
 
-    def _ask_all(self, kind: AskKind, copy: Copy, *, regions: tuple[int, ...] = (), since: int = 0) -> None:
+    def _ask_all(
+        self,
+        kind: AskKind,
+        copy: Copy,
+        *,
+        regions: tuple[int, ...] = (),
+        since: int = 0,
+        must: bool = False,
+    ) -> None:
         desk = self._desk
         self._refused = False
         stores = copy.stores
         self._asking = len(stores)
         for store in stores:
             ask = Ask(kind, store, copy.name, 0, desk.map.size_bytes, self, regions=regions, since=since)
+            ask.must = must
             ask.record = desk.record
             desk.ask(ask)
 

@@ -396,6 +396,8 @@ class Store:
         elif doubtful := [copy for copy in copies if copy.state == "in_sync" and not copy.readable]:
             self._answer(op, IoFailed(doubtful[0].name))  # no source: it may lack what it acknowledged
         else:
+            for change in self._copies.begin_anew(name) if op.request.must else ():
+                self._keeper.add(change)
             active = sorted({region for copy in copies for region in copy.record.active})
             ids = {copy.record.id for copy in copies}
             self._answer(op, Done(regions=tuple(active), record=ids.pop() if len(ids) == 1 else ""))
@@ -462,8 +464,8 @@ class Store:
             for op in ops:
                 self._answer(op, IoFailed(copy.name))
             return
-        batch = self._keeper.add(Doubted(copy.name, self.boot if copy.state == "in_sync" else ""))
-        copy.doubtful = copy.state == "in_sync"
+        batch = self._keeper.add(Doubted(copy.name, self.boot if copy.writable else ""))
+        copy.doubtful = copy.writable
         self._copies.judge(self._gate.map is not None and len(self._gate.map.in_sync) == 1)
         for op in ops:
             self._answer_when_kept(op, IoFailed(copy.name), batch)
