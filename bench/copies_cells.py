@@ -71,7 +71,7 @@ class Ground:
         self.say = say
 
 
-def _two_copies(cluster: Cluster) -> Area:
+def two_copies(cluster: Cluster) -> Area:
     for site in ("tokyo", "osaka"):
         cluster.add_real(site, 1, "ssd", VOLUME_MIB + 64)
     cluster.build("twice", VOLUME_MIB, sites=("tokyo", "osaka"), copies=2)
@@ -105,7 +105,7 @@ def against_ceph(ground: Ground) -> Result:
         image = ceph.image("bench", VOLUME_MIB)
         _fill_image(image, ground)
         ground.say("starting three sites")
-        volume = _two_copies(stack.enter_context(running_cluster(ground.directory / "sites")))
+        volume = two_copies(stack.enter_context(running_cluster(ground.directory / "sites")))
         for cell in CELLS:
             samples = _rounds(cell, volume, image, ground)
             rows += rows_of(cell.name, str(cell.ours), {"vimraft": samples["vimraft"]})

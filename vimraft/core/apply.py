@@ -91,6 +91,7 @@ _HANDLERS: dict[type, Callable[[State, Any], Change | Reason]] = {
     commands.MoveSegments: apply_moves.move_segments,
     commands.AbortMove: apply_moves.abort_move,
     commands.SetReadOnly: apply_volumes.set_read_only,
+    commands.SetReadPolicy: apply_copies.set_read_policy,
     commands.RestoreVolume: apply_trash.restore,
     commands.PurgeVolume: apply_trash.purge,
 }
@@ -289,6 +290,7 @@ _TOUCHED: dict[type, Callable[[State, State, Any], history.Touched]] = {
     commands.RemoveCopy: _copies_of_name,
     commands.PauseCopy: _copies_of_name,
     commands.SetReadOnly: _copies_of_name,
+    commands.SetReadPolicy: _copies_of_name,
     commands.AddCopy: _one_volume,
     commands.BeginMove: _move,
     commands.Rejoin: _of_a_manager,

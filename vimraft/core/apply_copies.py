@@ -1,4 +1,4 @@
-"""Commands about single copies: retire, resync, promote, add, remove, pause.
+"""Commands about single copies: retire, resync, promote, add, remove, pause; and which of them is read.
 
 May live here: one function per command, (state, command) -> Change | Reason, validation before change.
 Keeps: INV-4 (what missed a write is out of sync in the same command that says so, and gets back by a
@@ -11,7 +11,15 @@ from msgspec.structs import replace
 from vimraft.core import checks, replica_states
 from vimraft.core.apply_volumes import local_name
 from vimraft.core.change import Change, reals_of, unit_sectors, volume_segments
-from vimraft.core.commands import AddCopy, BeginResync, PauseCopy, Promote, RemoveCopy, Retire
+from vimraft.core.commands import (
+    AddCopy,
+    BeginResync,
+    PauseCopy,
+    Promote,
+    RemoveCopy,
+    Retire,
+    SetReadPolicy,
+)
 from vimraft.core.copies import (
     MAX_COPIES,
     Freed,
@@ -201,3 +209,13 @@ def pause_copy(state: State, command: PauseCopy) -> Change | Reason:
     after = replace(volume, replicas=tuple([paused if r is replica else r for r in volume.replicas]))
     what = "copy-paused" if command.paused else "copy-resumed"
     return Change(put(state, after), what, volume.name, volume=after)
+
+
+def set_read_policy(state: State, command: SetReadPolicy) -> Change | Reason:
+    volume = find_volume(state, command.name)
+    if isinstance(volume, NotFound):
+        return volume
+    if volume.read_policy == command.policy:
+        return Change(state, volume=volume)
+    after = replace(volume, read_policy=command.policy)
+    return Change(put(state, after), f"read-policy-{command.policy}", volume.name, volume=after)

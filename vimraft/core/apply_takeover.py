@@ -16,7 +16,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from vimraft.core import checks, replica_states
-from vimraft.core.change import Change, holders
+from vimraft.core.change import Change, holders, stamp_of
 from vimraft.core.commands import ForceLost, LeaseStamp, MoveOwner, Rejoin, TakeOver
 from vimraft.core.copies import (
     MAX_BOOT_CHARS,
@@ -28,16 +28,12 @@ from vimraft.core.copies import (
     put,
     record_invalid,
     release,
+    sole_holder,
     with_replicas,
 )
 from vimraft.core.ids import ManagerName, VolumeName
 from vimraft.core.reasons import Invalid, LastCopy, Reason, Renewed, SoleHolder
 from vimraft.core.tables import Replica, State, Volume
-
-
-def sole_holder(state: State, volume: Volume) -> bool:
-    """Every in-sync segment lies at the owner's own sites: it may serve without a lease."""
-    return all(holders(state, replica.segments) <= {volume.owner} for replica in in_sync(volume))
 
 
 def _new_owner_invalid(state: State, volume: Volume, new_owner: ManagerName) -> Reason | None:
@@ -55,8 +51,7 @@ def take_over(state: State, command: TakeOver) -> Change | Reason:
         return problem
     if sole_holder(state, volume):
         return SoleHolder(volume.name, volume.owner)
-    lease = state.leases.get(volume.owner)
-    stamp = None if lease is None else LeaseStamp(lease.incarnation, lease.counter)
+    stamp = stamp_of(state, volume.owner)
     if stamp != command.stamp:
         now = stamp or LeaseStamp("", 0)
         return Renewed(volume.owner, now.incarnation, now.counter)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from vimraft.core.commands import LeaseStamp
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId
 from vimraft.core.tables import RealVolume, Run, Segment, State, Volume
 
@@ -50,6 +51,12 @@ def reals_of(segments: tuple[Segment, ...]) -> set[RealId]:
 def holders(state: State, segments: tuple[Segment, ...]) -> set[ManagerName]:
     """The managers of the sites where segments lie."""
     return {state.sites[state.reals[real].site].manager for real in reals_of(segments)}
+
+
+def stamp_of(state: State, manager: ManagerName) -> LeaseStamp | None:
+    """Of its last renewal; None: it had no lease yet."""
+    lease = state.leases.get(manager)
+    return None if lease is None else LeaseStamp(lease.incarnation, lease.counter)
 
 
 def users_of(state: State, reals: set[RealId]) -> Iterator[str]:

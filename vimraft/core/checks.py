@@ -45,8 +45,14 @@ SETTING_BOUNDS: Mapping[str, tuple[int, int]] = {
     "io_timeout_ms": (1_000, 600_000),
     "history_changes": (0, 100_000),
     "trash_keep_h": (0, 87_600),
+    "read_threshold": (1, 1_024),
+    "read_hysteresis_percent": (0, 1_000),
 }
-SETTINGS_SINCE: Mapping[str, int] = {"trash_keep_h": levels.COPIES}
+SETTINGS_SINCE: Mapping[str, int] = {
+    "trash_keep_h": levels.COPIES,
+    "read_threshold": levels.COPIES,
+    "read_hysteresis_percent": levels.COPIES,
+}
 """The level that brought a setting, where it was not the first: below it all releases refuse it alike."""
 
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from vimraft.core.ids import ClientId, LocalName, ManagerName, SiteName, StorageAddress, VolumeName
 from vimraft.core.reasons import Reason
-from vimraft.core.tables import Manager, RealState, RealVolume, Settings, Site, Storage, Volume
+from vimraft.core.tables import Manager, ReadPolicy, RealState, RealVolume, Settings, Site, Storage, Volume
 
 
 class FormCluster(Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
@@ -310,6 +310,13 @@ class SetReadOnly(Struct, frozen=True, gc=False, tag=True):
     read_only: bool
 
 
+class SetReadPolicy(Struct, frozen=True, gc=False, tag=True):
+    """Which of its copies in sync reads go to. No new epoch: any of them will do."""
+
+    name: VolumeName
+    policy: ReadPolicy
+
+
 class TrashVolume(Struct, frozen=True, gc=False, tag=True):
     """Delete for the time being. The name is free again, the space is not. Its id in the trash is the index
     of this command."""
@@ -345,6 +352,7 @@ SINCE_COPIES = (
     AbortMove,
     ForceLost,
     SetReadOnly,
+    SetReadPolicy,
     TrashVolume,
     RestoreVolume,
     PurgeVolume,
@@ -385,6 +393,7 @@ Command = (
     | AbortMove
     | ForceLost
     | SetReadOnly
+    | SetReadPolicy
     | TrashVolume
     | RestoreVolume
     | PurgeVolume

@@ -62,6 +62,12 @@ def in_sync(volume: Volume) -> list[Replica]:
     return [replica for replica in volume.replicas if replica.state == "in_sync"]
 
 
+def sole_holder(state: State, volume: Volume) -> bool:
+    """Every in-sync segment lies at the owner's own sites: nobody can take the volume over, so its owner
+    serves without a lease (and a cut-off site keeps serving its own volumes)."""
+    return all(holders(state, replica.segments) <= {volume.owner} for replica in in_sync(volume))
+
+
 def sites_of(state: State, segments: Iterable[Segment]) -> set[SiteName]:
     return {state.reals[RealId(*key)].site for key in {(s.storage, s.lun) for s in segments}}
 

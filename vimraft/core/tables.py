@@ -32,6 +32,8 @@ from vimraft.core.levels import FIRST
 
 RealState = Literal["active", "excluded", "draining", "failed"]
 ReplicaState = Literal["in_sync", "syncing", "stale", "failed"]
+ReadPolicy = Literal["balance", "local", "primary"]
+"""Which copy in sync is read: the least loaded one; the owner's own; the first one."""
 
 
 class Run(NamedTuple):
@@ -148,6 +150,7 @@ class Volume(Struct, frozen=True, gc=False, omit_defaults=True):
     """The epoch that began when the last in-sync copy may have lost what had not been flushed; 0: never."""
     trashed_ms: int = 0
     """In the trash: since when. 0 in all others."""
+    read_policy: ReadPolicy = "balance"
 
     @property
     def size_bytes(self) -> int:
@@ -187,6 +190,11 @@ class Settings(Struct, frozen=True, gc=False, omit_defaults=True):
     """How many map changes `history` keeps."""
     trash_keep_h: int = 72
     """So long a deleted volume stays in the trash; 0: volumes are deleted at once."""
+    read_threshold: int = 4
+    """Reads of a volume with copies leave the copy that they go to when so many requests are under way
+    there."""
+    read_hysteresis_percent: int = 25
+    """And only for one that is less loaded by this much."""
 
 
 class SegmentsBefore(Struct, frozen=True, gc=False, array_like=True):

@@ -36,6 +36,8 @@ from vimraft.data.feed import (
     Problem,
     Proposal,
     Role,
+    VerifyCopies,
+    VerifyTold,
     VolumeMap,
 )
 from vimraft.data.gate import Lease, Totals, VolumeGate
@@ -71,7 +73,7 @@ class Plane:
         self.boot_id = host_boot_id()
         self.installed_index = -1
         self.report = report
-        self.tell: Callable[[Proposal | MoveDone | Boot], None] = lambda _message: None
+        self.tell: Callable[[Proposal | MoveDone | VerifyTold | Boot], None] = lambda _message: None
         """To the manager, whenever there is one."""
         self.copies_dir = copies_dir
         """Where records and marks of volumes with copies are kept; the same for export and store."""
@@ -273,6 +275,9 @@ class Plane:
     def move_owner(self, wanted: MoveOwnerTo) -> None:
         self.copies.move(wanted)
 
+    def verify_copies(self, wanted: VerifyCopies) -> None:
+        self.copies.verify(wanted)
+
     def reopen_missing(self) -> None:
         """Called about once a second; does not wait."""
         self._reals.reopen_missing()
@@ -404,7 +409,7 @@ class Plane:
     def _store_address(self, manager: ManagerName) -> tuple[str, int]:
         return self._address_of(LinkKey(SEGMENTS, manager, ""))
 
-    def _tell_manager(self, message: Proposal | MoveDone) -> None:
+    def _tell_manager(self, message: Proposal | MoveDone | VerifyTold) -> None:
         self.tell(message)
 
     def _note_vitals(self, key: LinkKey, vitals: Vitals) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from vimraft.protocol import maps
 from vimraft.protocol.owner_effects import Command
+from vimraft.protocol.verify import Tally
 
 MAX_FRAME_BYTES = 256 << 20
 Role = Literal["export", "store"]
@@ -162,6 +163,20 @@ class MoveOwnerTo(Struct, frozen=True, tag=True):
     new_owner: str
 
 
+class VerifyCopies(Struct, frozen=True, tag=True):
+    """Compare the copies of a volume that this process owns, or go on with it, and answer VerifyTold. Said
+    again and again under one id, since what is told may be lost: whoever is not asked for long stops."""
+
+    id: str
+    volume: str
+    tally: Tally
+    """Where it begins, if nothing is known here under that id."""
+    repair: bool = False
+    source: str = ""
+    """Copy that is right; "": what most copies hold."""
+    stop: bool = False
+
+
 class Hello(Struct, frozen=True, tag=True):
     role: Role
     pid: int
@@ -256,6 +271,17 @@ class MoveDone(Struct, frozen=True, tag=True):
     message: str = ""
 
 
+VerifyState = Literal["running", "over", "stopped", "moved", "busy"]
+"""`moved`: this process does not own the volume, or not yet. `busy`: another one of that volume runs."""
+
+
+class VerifyTold(Struct, frozen=True, tag=True):
+    id: str
+    state: VerifyState
+    tally: Tally
+    message: str = ""
+
+
 class Boot(Struct, frozen=True, tag=True):
     """From the store, after its first map and when it changes: the life of the page cache, and the ids of
     the write-intent records here."""
@@ -265,8 +291,9 @@ class Boot(Struct, frozen=True, tag=True):
     """(volume, record id)"""
 
 
-ToPlane = Welcome | MapUpdate | LeaseUntil | Leases | Decided | MoveOwnerTo | Hold | Unhold | Quit
-FromPlane = Hello | Installed | Held | Stats | Problem | Proposal | MoveDone | Boot
+Asked = MoveOwnerTo | VerifyCopies
+ToPlane = Welcome | MapUpdate | LeaseUntil | Leases | Decided | Asked | Hold | Unhold | Quit
+FromPlane = Hello | Installed | Held | Stats | Problem | Proposal | MoveDone | VerifyTold | Boot
 
 _encoder = msgspec.msgpack.Encoder()
 to_plane = msgspec.msgpack.Decoder(ToPlane)

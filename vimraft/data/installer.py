@@ -35,6 +35,7 @@ from vimraft.data.feed import (
     Problem,
     Role,
     Unhold,
+    VerifyCopies,
     Welcome,
 )
 
@@ -71,6 +72,7 @@ class FedEngine(Protocol):
     def note_leases(self, leases: Leases) -> None: ...
     def note_decided(self, decided: Decided) -> None: ...
     def move_owner(self, wanted: MoveOwnerTo) -> None: ...
+    def verify_copies(self, wanted: VerifyCopies) -> None: ...
     def reopen_missing(self) -> None: ...
     def problems(self) -> list[Problem]: ...
     def untold(self) -> list[FromPlane]: ...
@@ -107,7 +109,7 @@ class Conversation:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-Ordered = Welcome | MapUpdate | Leases | Decided | MoveOwnerTo | Hold | Unhold
+Ordered = Welcome | MapUpdate | Leases | Decided | MoveOwnerTo | VerifyCopies | Hold | Unhold
 
 
 class Installer:
@@ -216,6 +218,8 @@ class Installer:
                 engine.note_decided(message)
             case MoveOwnerTo():
                 engine.move_owner(message)
+            case VerifyCopies():
+                engine.verify_copies(message)
             case Welcome():
                 self._log("feed.welcome", manager=message.manager, incarnation=message.incarnation)
                 engine.meet_manager(message.incarnation)

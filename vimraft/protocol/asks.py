@@ -9,13 +9,16 @@ from vimraft.core.ids import LocalName, ManagerName
 
 WriteKind = Literal["write", "zero", "trim"]
 AskKind = Literal[
-    "read", "write", "zero", "trim", "flush",
+    "read", "write", "zero", "trim", "flush", "checksum",
     "seal", "clear", "missed", "hand_over", "in_step", "what_is_in_step",
 ]  # fmt: skip
-How = Literal["done", "failed", "older", "busy", "full", "lost"]
+READS = frozenset(("read", "checksum"))
+"""Kinds that change nothing at a backend."""
+How = Literal["done", "failed", "older", "busy", "full", "lost", "unsupported"]
 """`done`. `failed`: by the backend, or the store lives in another boot than the tables say. `older`: the
 store knows a newer epoch or session, or its tables have not caught up. `busy`: "use the other copy". `full`:
-no room for one more active region. `lost`: nobody knows."""
+no room for one more active region. `lost`: nobody knows. `unsupported`: the store's release does not know
+such a request."""
 
 
 class Asker(Protocol):

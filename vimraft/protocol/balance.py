@@ -1,54 +1,123 @@
 """Which copy a read goes to: the least loaded one, without running to and fro.
 
-May live here: load as the owner sees it, the policies, and the counters that prove what happened. Nothing
-here decides about safety: every copy that it is given is in sync.
+May live here: load as the owner sees it and as the managers of the copies tell it, the policies, and the
+counters that prove what happened. Nothing here decides about safety: every copy that it is given is in sync.
+
+The load of a copy is what one more read there would take: the requests under way (ours; all that its real
+volumes have, as their manager says) times the latency (of our reads; of all I/O of these real volumes).
+What was seen or told is believed less and less: a copy that nobody reads from may be fast again.
+
+Reads stay where they are until the load there passes a threshold, or the copy says "use the other copy", or
+fails; and then go elsewhere only if it is better there by the hysteresis. A copy that would be many times
+faster is used at any load.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from vimraft.core.ids import LocalName, ManagerName
+from vimraft.core.tables import ReadPolicy
 from vimraft.protocol.maps import Copy
 
-Policy = Literal["balance", "local", "primary"]
+MS = 1_000_000
 WEIGHT = 8
 """A new latency counts for one eighth of the average."""
 FIRST_LATENCY_NS = 500_000
+"""Of a copy of which nothing is known (any more)."""
+FIRST_LOCAL_LATENCY_NS = 100_000
+HALF_LIFE_NS = 2_000 * MS
+"""Of what a latency that nobody measures is above the first one."""
+MAX_HALVINGS = 40
+PRESSED_NS = 1_000 * MS
+"""So long a copy counts as loaded after it said "use the other copy", or failed."""
+TOLD_NS = 5_000 * MS
+"""So long is believed what a manager said of the real volumes of a copy."""
+MANY_TIMES = 4
+"""A copy that would be so many times faster is read from at any load of the present one."""
+MAX_LATENCY_NS = 60_000 * MS
 
 
 class Preference(Struct, frozen=True, gc=False):
-    policy: Policy = "balance"
+    """The read policy of the volume, and two settings of the cluster."""
+
+    policy: ReadPolicy = "balance"
     threshold: int = 4
     """Requests under way at the present copy; with fewer, nobody switches."""
     hysteresis_percent: int = 25
     """Another copy must be less loaded by this much."""
 
 
+class Told(NamedTuple):
+    """Of the busiest real volume of a copy, whoever uses it."""
+
+    in_flight: int
+    latency_ns: int
+
+
 class _Load:
-    __slots__ = ("in_flight", "latency_ns", "other", "reads", "retried")
+    __slots__ = (
+        "busy", "copying", "failed", "first_ns", "in_flight", "latency_ns", "local", "pressed_ns", "remote",
+        "seen_ns", "told", "told_ns",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, first_ns: int) -> None:
+        self.first_ns = first_ns
         self.in_flight = 0
-        self.latency_ns = FIRST_LATENCY_NS
-        self.reads = self.retried = self.other = 0
+        self.latency_ns = first_ns
+        self.seen_ns = 0
+        self.pressed_ns = -PRESSED_NS
+        self.told = Told(0, 0)
+        self.told_ns = -TOLD_NS
+        self.local = self.remote = self.copying = self.failed = self.busy = 0
 
-    @property
-    def cost(self) -> int:
+    def expected_ns(self, now_ns: int) -> int:
+        """Latency of a read."""
+        above = self.latency_ns - self.first_ns
+        halvings = min(MAX_HALVINGS, max(0, now_ns - self.seen_ns) // HALF_LIFE_NS)
+        own = self.latency_ns if above <= 0 else self.first_ns + (above >> halvings)
+        return max(own, self.told.latency_ns) if self._told(now_ns) else own
+
+    def under_way(self, now_ns: int) -> int:
+        return max(self.in_flight, self.told.in_flight) if self._told(now_ns) else self.in_flight
+
+    def _told(self, now_ns: int) -> bool:
+        return now_ns - self.told_ns < TOLD_NS
+
+    def cost(self, now_ns: int) -> int:
         """Expected ns until one more request would be done."""
-        return (self.in_flight + 1) * self.latency_ns
+        return (self.under_way(now_ns) + 1) * self.expected_ns(now_ns)
+
+    def took(self, took_ns: int, now_ns: int) -> None:
+        took_ns = min(took_ns, MAX_LATENCY_NS)
+        before = self.expected_ns(now_ns) if self.latency_ns > self.first_ns else self.latency_ns
+        self.latency_ns = before + (took_ns - before) // WEIGHT
+        self.seen_ns = now_ns
 
 
 class CopyCounters(Struct, frozen=True, gc=False):
+    """Since this life of the owner began."""
+
     copy: LocalName
     in_flight: int
     latency_ns: int
-    reads: int
-    retried: int
-    """Reads that failed there and went to another copy."""
-    other: int
+    local: int
+    """Reads for clients that went to this manager's store."""
+    remote: int
+    """Those that went to another's."""
+    copying: int
+    """Reads to bring other copies back into step."""
+    failed: int
+    """Reads that failed there and went to another copy, or again to this one."""
+    busy: int
     """Reads that it sent away: "use the other copy"."""
+    told_in_flight: int = 0
+    told_latency_ns: int = 0
+
+    @property
+    def reads(self) -> int:
+        return self.local + self.remote
 
 
 class Balance:
@@ -58,43 +127,72 @@ class Balance:
         self._loads: dict[LocalName, _Load] = {}
         self._present: LocalName | None = None
         self.switches = 0
+        """How often reads left the copy that they went to."""
 
-    def choose(self, copies: Sequence[Copy]) -> Copy:
+    def choose(self, copies: Sequence[Copy], now_ns: int) -> Copy:
         """One of `copies`, which are not empty and in the order of the tables."""
         policy = self.preference.policy
         if len(copies) == 1 or policy == "primary":
             return copies[0]
+        for copy in copies:
+            if copy.name not in self._loads:
+                self._load(copy.name, FIRST_LOCAL_LATENCY_NS if self._here(copy) else FIRST_LATENCY_NS)
         if policy == "local":
-            return min(copies, key=lambda copy: (set(copy.stores) != {self._me}, self._load(copy.name).cost))
+            return min(copies, key=lambda copy: (not self._here(copy), self._cost(copy, now_ns)))
         present = next((copy for copy in copies if copy.name == self._present), None)
-        best = min(copies, key=lambda copy: self._load(copy.name).cost)
-        if present is not None and best is not present and not self._worth(present, best):
+        best = min(copies, key=lambda copy: (self._cost(copy, now_ns), not self._here(copy)))
+        if present is not None and best is not present and not self._worth(present, best, now_ns):
             return present
         if best.name != self._present:
             self.switches += self._present is not None
             self._present = best.name
         return best
 
-    def _worth(self, present: Copy, best: Copy) -> bool:
-        here, there = self._load(present.name), self._load(best.name)
-        if here.in_flight < self.preference.threshold:
+    def _here(self, copy: Copy) -> bool:
+        return all(part.store == self._me for part in copy.parts)
+
+    def _cost(self, copy: Copy, now_ns: int) -> int:
+        return self._load(copy.name).cost(now_ns)
+
+    def _worth(self, present: Copy, best: Copy, now_ns: int) -> bool:
+        here, there = self._load(present.name), self._cost(best, now_ns)
+        cost = here.cost(now_ns)
+        if there * MANY_TIMES < cost:
+            return True
+        pressed = now_ns - here.pressed_ns < PRESSED_NS
+        if here.under_way(now_ns) < self.preference.threshold and not pressed:
             return False
-        return there.cost * (100 + self.preference.hysteresis_percent) < here.cost * 100
+        return there * (100 + self.preference.hysteresis_percent) < cost * 100
 
-    def began(self, name: LocalName) -> None:
-        load = self._load(name)
+    def began(self, copy: LocalName, store: ManagerName, *, copying: bool = False) -> None:
+        load = self._load(copy)
         load.in_flight += 1
-        load.reads += 1
-
-    def ended(self, name: LocalName, how: str, took_ns: int) -> None:
-        load = self._load(name)
-        load.in_flight -= 1
-        if how == "done":
-            load.latency_ns += (took_ns - load.latency_ns) // WEIGHT
-        elif how == "busy":
-            load.other += 1
+        if copying:
+            load.copying += 1
+        elif store == self._me:
+            load.local += 1
         else:
-            load.retried += 1
+            load.remote += 1
+
+    def ended(self, copy: LocalName, how: str, took_ns: int, now_ns: int, *, copying: bool = False) -> None:
+        """What copying takes says nothing about the requests of clients, which are smaller."""
+        load = self._load(copy)
+        load.in_flight -= 1
+        if how == "busy":
+            load.busy += 1
+        elif how not in ("done", "older"):
+            load.failed += 1
+        if how in ("busy", "failed", "lost", "full"):
+            load.pressed_ns = now_ns
+        if how in ("done", "failed", "lost") and not copying:
+            load.took(took_ns, now_ns)
+
+    def tell(self, loads: Mapping[LocalName, Told], now_ns: int) -> None:
+        """What managers say of the real volumes of copies."""
+        for name, told in loads.items():
+            load = self._loads.get(name)
+            if load is not None:
+                load.told, load.told_ns = told, now_ns
 
     def forget(self, present: set[LocalName]) -> None:
         """Copies that the volume has no longer."""
@@ -104,12 +202,15 @@ class Balance:
     @property
     def counters(self) -> tuple[CopyCounters, ...]:
         return tuple(
-            CopyCounters(name, load.in_flight, load.latency_ns, load.reads, load.retried, load.other)
+            CopyCounters(
+                name, load.in_flight, load.latency_ns, load.local, load.remote, load.copying, load.failed,
+                load.busy, load.told.in_flight, load.told.latency_ns,
+            )
             for name, load in sorted(self._loads.items())
-        )
+        )  # fmt: skip
 
-    def _load(self, name: LocalName) -> _Load:
+    def _load(self, name: LocalName, first_ns: int = FIRST_LATENCY_NS) -> _Load:
         load = self._loads.get(name)
         if load is None:
-            load = self._loads[name] = _Load()
+            load = self._loads[name] = _Load(first_ns)
         return load

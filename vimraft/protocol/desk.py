@@ -326,10 +326,6 @@ class Desk:
         if decision != "unknown":
             self._retiring = None
 
-    @property
-    def retiring(self) -> bool:
-        return self._retiring is not None
-
 
 def names(copies: Iterable[Copy]) -> set[LocalName]:
     return {copy.name for copy in copies}

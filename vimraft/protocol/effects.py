@@ -12,7 +12,7 @@ from vimraft.protocol.messages import Session, StoreAnswer
 from vimraft.protocol.owner_effects import SetTimer
 from vimraft.protocol.regions import Change
 
-IoKind = Literal["read", "write", "zero", "trim"]
+IoKind = Literal["read", "write", "zero", "trim", "checksum"]
 Outcome = Literal["ok", "error", "unknown"]
 """`unknown`: it may happen yet. Another outcome may follow, for the same token."""
 
@@ -25,7 +25,8 @@ class Keep(Struct, frozen=True, gc=False):
 
 
 class BackendIo(Struct, frozen=True, gc=False):
-    """Bytes `first … end-1` of the volume in this copy, then `backend_done`. `fua`: on stable storage."""
+    """Bytes `first … end-1` of the volume in this copy, then `backend_done`. `fua`: on stable storage.
+    `checksum`: they are read, and the data of the answer are a checksum of them."""
 
     token: int
     kind: IoKind

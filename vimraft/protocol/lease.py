@@ -39,10 +39,6 @@ class OwnLease:
         self._counter += 1
         return LeaseStamp(self.incarnation, self._counter)
 
-    @property
-    def renew_every_ns(self) -> int:
-        return self.lease_ns // 3
-
     def proposing(self, stamp: LeaseStamp, now_ns: int) -> None:
         """Call *before* the proposal leaves; for a retry of it too, which then changes nothing."""
         assert stamp.incarnation == self.incarnation, "a lease is renewed by the process that holds it"
@@ -70,8 +66,13 @@ class OthersLease:
     """The leases of the other managers as this process must assume them."""
 
     def __init__(self, lease_ns: int) -> None:
-        self._lasts_ns = lease_ns + -(-lease_ns // MARGIN_PART)
+        self._lasts_ns = 0
         self._seen: dict[ManagerName, tuple[LeaseStamp | None, int]] = {}
+        self.lasts(lease_ns)
+
+    def lasts(self, lease_ns: int) -> None:
+        """The cluster's setting. Never shorter than it was: a lease that was given for longer may run."""
+        self._lasts_ns = max(self._lasts_ns, lease_ns + -(-lease_ns // MARGIN_PART))
 
     def applied(self, manager: ManagerName, stamp: LeaseStamp | None, now_ns: int) -> None:
         """The tables hold `stamp` for `manager` (None: none yet). Only a stamp that was not there before

@@ -34,6 +34,7 @@ class ClientRequest(Struct, frozen=True, gc=False):
 class StoreRequest(Struct, frozen=True, gc=False):
     """To a store, in `session` of the life `incarnation` of the owner's export, in `epoch`.
 
+    `checksum`: refused like a read, answered with a strong checksum of the bytes as `data`.
     `seal`: answered with the active `regions` and the `record`; `must`: they are copied to it again, so that
     a flush which failed there while it was syncing is forgotten. `missed`: with the regions whose last
     written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep

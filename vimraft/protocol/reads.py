@@ -63,7 +63,7 @@ class Read:
         asks = [ask for first, end in wait for ask in self._asks(first, end)]
         self._under_way += len(asks)
         for ask in asks:
-            self._balance.began(ask.copy)
+            self._balance.began(ask.copy, ask.store, copying=not self._rightful)
             ask.sent_ns = desk.now_ns
             desk.ask(ask)
 
@@ -71,7 +71,7 @@ class Read:
         tried = self._tried.get((first, end), set())
         copies = self._desk.map.in_sync
         left = [copy for copy in copies if copy.name not in tried] or list(copies)
-        copy = self._balance.choose(left)
+        copy = self._balance.choose(left, self._desk.now_ns)
         asks: list[Ask] = []
         for part in copy.split(first, end):
             must = len(left) == 1
@@ -82,7 +82,8 @@ class Read:
     def answered(self, ask: Ask, answer: Answer) -> None:
         desk = self._desk
         self._under_way -= 1
-        self._balance.ended(ask.copy, answer.how, desk.now_ns - ask.sent_ns)
+        took_ns = desk.now_ns - ask.sent_ns
+        self._balance.ended(ask.copy, answer.how, took_ns, desk.now_ns, copying=not self._rightful)
         piece = (ask.first, ask.end)
         exhausted = False
         if answer.how == "done":

@@ -1,9 +1,8 @@
 """The store side of one volume at one manager: what may reach its backends, and in which order.
 
-May live here: waiting for what is older, and what each kind of request does. What a request is compared
-with is in `store_gate`, what is under way in `store_backends`, what a copy has here in `store_copies`, what
-goes to the disk in `keeper`. Events are methods, each returns effects; `now_ns` is
-CLOCK_BOOTTIME. Keeps INV-2, INV-3 and INV-4 at the far end:
+May live here: waiting for what is older, and what each kind of request does. (`store_gate` compares requests,
+`store_backends` has what is under way, `store_copies` what a copy has here, `keeper` what goes to the disk.)
+Events are methods, each returns effects; `now_ns` is CLOCK_BOOTTIME. Keeps INV-2 to INV-4 at the far end:
 
 - Data go to a backend only in the exact epoch of the tables here, in the boot that they name, from the owner,
   in its newest session, and after everything older has ended. Older is refused; newer waits, bounded.
@@ -21,6 +20,7 @@ CLOCK_BOOTTIME. Keeps INV-2, INV-3 and INV-4 at the far end:
 from collections.abc import Mapping
 
 from vimraft.core.ids import ManagerName
+from vimraft.protocol.asks import READS
 from vimraft.protocol.effects import Answered, Drained, Outcome, StoreEffect
 from vimraft.protocol.keeper import Keeper
 from vimraft.protocol.maps import VolumeMap
@@ -146,7 +146,7 @@ class Store:
         if op is None:
             if token in backends.flushes:
                 self._flush_done(token, outcome)
-        elif outcome == "unknown" and op.request.kind != "read":
+        elif outcome == "unknown" and op.request.kind not in READS:
             self._answer(op, Unknown())
         else:
             backends.ended(op)
@@ -323,7 +323,7 @@ class Store:
         copy = self._copies.by_name.get(request.copy)
         if copy is None:
             self._answer(op, NotServed(request.copy, ""))
-        elif kind == "read":
+        elif kind in READS:
             self._read(op, copy)
         elif kind == "missed":
             self._missed(op, copy)
@@ -354,7 +354,7 @@ class Store:
         elif len(backends) >= self._limits.in_flight:
             self._answer(op, TooMany())
         else:
-            self._effects.append(backends.send(op, copy, "read"))
+            self._effects.append(backends.send(op, copy, "read" if request.kind == "read" else "checksum"))
 
     def _write(self, op: Op, copy: CopyHere) -> None:
         request, backends = op.request, self._backends

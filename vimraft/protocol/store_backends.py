@@ -7,6 +7,7 @@ meanwhile share the next one, since a flush that failed must fail for all that c
 
 from collections.abc import Iterable
 
+from vimraft.protocol.asks import READS
 from vimraft.protocol.effects import BackendFlush, BackendIo, IoKind
 from vimraft.protocol.maps import regions_of
 from vimraft.protocol.store_copies import CopyHere
@@ -61,7 +62,7 @@ class Backends:
         op.copy, op.era, op.install, op.token = copy, self._era, self._install, token
         self.ops[token] = op
         request, counters = op.request, self._counters
-        if kind == "read":
+        if kind in READS:
             self.reads += 1
             counters.reads += 1
             counters.read += request.end - request.first
@@ -82,7 +83,7 @@ class Backends:
         """Its outcome is known."""
         del self.ops[op.token]
         request = op.request
-        if request.kind == "read":
+        if request.kind in READS:
             self.reads -= 1
         else:
             self.sequence += 1
@@ -105,7 +106,7 @@ class Backends:
         """Those of the regions on which something is under way."""
         wanted, found = set(regions), set()
         for op in self.ops.values():
-            if op.copy is copy and op.request.kind != "read":
+            if op.copy is copy and op.request.kind not in READS:
                 found |= wanted.intersection(regions_of(op.request.first, op.request.end))
         return found
 

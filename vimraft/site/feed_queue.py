@@ -10,14 +10,12 @@ May live here: the order and the bounds. No sockets, no frames. Keeps:
 from collections import deque
 
 from vimraft.core.tables import State
-from vimraft.data.feed import Decided, LeaseRow, Leases, MoveOwnerTo
+from vimraft.data.feed import Asked, Decided, LeaseRow, Leases
 from vimraft.metadata.subscriptions import brings_epoch
 
 MAX_WAITING = 128
 """Tables. The process queues twice as many messages."""
 MAX_ANSWERS = 1_024
-
-Asked = MoveOwnerTo
 
 
 class FeedQueue:

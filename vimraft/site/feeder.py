@@ -20,6 +20,7 @@ import structlog
 from vimraft.core.tables import State
 from vimraft.data.feed import (
     HEADER,
+    Asked,
     Boot,
     Decided,
     FrameError,
@@ -29,12 +30,12 @@ from vimraft.data.feed import (
     Installed,
     LeaseUntil,
     MoveDone,
-    MoveOwnerTo,
     Problem,
     Proposal,
     Quit,
     Role,
     Stats,
+    VerifyTold,
     Welcome,
     encode_frame,
     frame_length,
@@ -51,7 +52,7 @@ LEASES_EVERY_S = 0.25
 """Renewals of all managers that come closer together are told as one table: a process that installs for as
 long as `io_timeout` takes no more messages than it can queue."""
 
-Said = Proposal | MoveDone | Boot
+Said = Proposal | MoveDone | VerifyTold | Boot
 """What a process says about volumes with copies."""
 
 
@@ -131,7 +132,7 @@ class Feeder:
         self._queue.decided(message, index)
         self._wake.set()
 
-    def ask(self, message: MoveOwnerTo) -> None:
+    def ask(self, message: Asked) -> None:
         self._queue.ask(message)
         self._wake.set()
 
@@ -278,7 +279,7 @@ class Feeder:
                 self._listener.plane_stats(self.role, message)
             case Problem():
                 self._listener.plane_problem(message)
-            case Proposal() | MoveDone() | Boot():
+            case Proposal() | MoveDone() | VerifyTold() | Boot():
                 if self.hello is not None:
                     self._listener.plane_said(self.hello, message)
             case Held() | Hello():

@@ -15,6 +15,7 @@ import structlog
 
 from vimraft.api.schema import Heartbeat
 from vimraft.core.tables import State
+from vimraft.site.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ class Heard:
         self.at_s = at_s
 
 
-class Health:
+class Health(Worker):
     """`make_beat` describes this manager; `changed(manager, up)` tells of one that came or went."""
 
     def __init__(
@@ -44,6 +45,7 @@ class Health:
         make_beat: Callable[[], Heartbeat],
         changed: Callable[[str, bool], None],
     ) -> None:
+        super().__init__()
         self._me = me
         self._state = state
         self._make_beat = make_beat
@@ -53,15 +55,9 @@ class Health:
         self._http = httpx.AsyncClient(
             timeout=BEAT_TIMEOUT_S, headers={"Authorization": f"Bearer {token}"}, trust_env=False
         )
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().stop()
         await self._http.aclose()
 
     def hear(self, beat: Heartbeat) -> None:

@@ -13,6 +13,7 @@ import structlog
 from vimraft.core.commands import Applied, Rejected, RenewLease
 from vimraft.core.ids import ManagerName
 from vimraft.metadata.port import Log, LogError
+from vimraft.site.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,7 @@ def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-class LeaseKeeper:
+class LeaseKeeper(Worker):
     """`life` numbers the life of the export that may hold a lease; 0: none may yet (its volumes are not
     reopened). `installed_index` is what export and store serve; `granted(deadline_ns)` gets each
     extension."""
@@ -38,6 +39,7 @@ class LeaseKeeper:
         installed_index: Callable[[], int],
         granted: Callable[[int], None],
     ) -> None:
+        super().__init__()
         self._log = replicated_log
         self._manager = manager
         self._incarnation = incarnation
@@ -45,15 +47,6 @@ class LeaseKeeper:
         self._installed_index = installed_index
         self._granted = granted
         self._counter = 0
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """What each data-plane process must know, computed from the tables: pure functions.
 
 May live here: State → VolumeMap / BackendSpec / PeerSpec for one manager and role, and the difference
-between two such views as one MapUpdate. The sole-holder rule (needs_lease) is decided here.
+between two such views as one MapUpdate. Whether an owner needs a lease is said here.
 
 A volume with copies gets a `CopiesMap` in the owner's export and in every store that has segments of any copy
 (the owner's own store process too: it knows by `owned` that the export keeps its record). Other exports
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from vimraft.core.change import holders, volume_segments
-from vimraft.core.copies import is_copied
+from vimraft.core.copies import is_copied, sole_holder
 from vimraft.core.ids import SECTOR_BYTES, ManagerName, RealId, SiteName
 from vimraft.core.tables import RealVolume, Replica, Segment, State, Volume
 from vimraft.data.feed import BackendSpec, CopiesMap, MapUpdate, PeerSpec, PlaneSegment, Role, VolumeMap
@@ -35,17 +35,6 @@ def sites_of(state: State, manager: str) -> frozenset[SiteName]:
 def holder_of(state: State, real: RealId) -> ManagerName:
     """The manager responsible for the site where this real volume lies."""
     return state.sites[state.reals[real].site].manager
-
-
-def is_sole_holder(state: State, volume: Volume) -> bool:
-    """Every in-sync segment lies at the owner's own sites: nobody can take the volume over, so its
-    owner serves without a lease (and a cut-off site keeps serving its own volumes)."""
-    return all(
-        holder_of(state, real) == volume.owner
-        for replica in volume.replicas
-        if replica.state == "in_sync"
-        for real in {segment.real_id for segment in replica.segments}
-    )
 
 
 def _plane_segments(
@@ -79,64 +68,52 @@ def serving_replica(volume: Volume) -> Replica | None:
 
 def volume_map(state: State, manager: str, role: Role, volume: Volume) -> VolumeMap | None:
     """None: this process has nothing to do with the volume."""
-    if is_copied(volume):
-        return _copied_map(state, manager, role, volume)
-    replica = serving_replica(volume)
     owned = volume.owner == manager
+    replica = serving_replica(volume)
     segments: tuple[PlaneSegment, ...] = ()
-    if replica is not None and (owned or role == "store"):
-        segments = _plane_segments(state, manager, replica.segments, local_only=role == "store")
-    if role == "store" and not segments:
-        return None
+    copies: CopiesMap | None = None
+    copied = is_copied(volume)
+    if copied:
+        held_by = holders(state, volume_segments(volume))
+        if role == "store" and ManagerName(manager) not in held_by:
+            return None
+        if role == "store" or owned:
+            copies = _copies_map(state, manager, volume, held_by)
+    else:
+        if replica is not None and (owned or role == "store"):
+            segments = _plane_segments(state, manager, replica.segments, local_only=role == "store")
+        if role == "store" and not segments:
+            return None
     return VolumeMap(
         name=volume.name,
         size_bytes=volume.size_bytes,
         epoch=volume.epoch,
         owner=volume.owner,
         owned=owned,
-        needs_lease=owned and not is_sole_holder(state, volume),
+        needs_lease=owned and not sole_holder(state, volume),
         read_only=volume.read_only,
         local_name=replica.local_name if replica is not None else "",
         segments=segments,
+        copies=copies,
+        copy_names=tuple(r.local_name for r in volume.replicas) if copied else (),
     )
 
 
-def _copied_map(state: State, manager: str, role: Role, volume: Volume) -> VolumeMap | None:
-    owned = volume.owner == manager
-    held_by = holders(state, volume_segments(volume))
-    if role == "store" and ManagerName(manager) not in held_by:
-        return None
-    copies: CopiesMap | None = None
-    if role == "store" or owned:
-        by_copy = maps.map_of(state, volume.name)
-        assert by_copy is not None, f"volume {volume.name} is in the tables"
-        parts: dict[str, tuple[Segment, ...]] = {}
-        for replica in volume.replicas:
-            parts[replica.local_name] = replica.segments
-            if replica.moving:
-                parts[maps.moving_name(replica.local_name)] = replica.moving
-        local = {
-            name: _plane_segments(state, manager, segments, local_only=True)
-            for name, segments in parts.items()
-        }
-        copies = CopiesMap(
-            map=by_copy,
-            segments={name: segments for name, segments in local.items() if segments},
-            boots={str(name): state.boots[name] for name in sorted(held_by) if name in state.boots},
-        )
-    serving = serving_replica(volume)
-    return VolumeMap(
-        name=volume.name,
-        size_bytes=volume.size_bytes,
-        epoch=volume.epoch,
-        owner=volume.owner,
-        owned=owned,
-        needs_lease=owned and not is_sole_holder(state, volume),
-        read_only=volume.read_only,
-        local_name=serving.local_name if serving is not None else "",
-        segments=(),
-        copies=copies,
-        copy_names=tuple(replica.local_name for replica in volume.replicas),
+def _copies_map(state: State, manager: str, volume: Volume, held_by: set[ManagerName]) -> CopiesMap:
+    by_copy = maps.map_of(state, volume.name)
+    assert by_copy is not None, f"volume {volume.name} is in the tables"
+    parts: dict[str, tuple[Segment, ...]] = {}
+    for replica in volume.replicas:
+        parts[replica.local_name] = replica.segments
+        if replica.moving:
+            parts[maps.moving_name(replica.local_name)] = replica.moving
+    local = {
+        name: _plane_segments(state, manager, segments, local_only=True) for name, segments in parts.items()
+    }
+    return CopiesMap(
+        map=by_copy,
+        segments={name: segments for name, segments in local.items() if segments},
+        boots={str(name): state.boots[name] for name in sorted(held_by) if name in state.boots},
     )
 
 

@@ -7,7 +7,6 @@ this manager can own (or go on owning) anything; its stores wait for the same in
 """
 
 import asyncio
-import contextlib
 import uuid
 
 import structlog
@@ -20,6 +19,7 @@ from vimraft.core.levels import COPIES
 from vimraft.core.tables import State
 from vimraft.data.feed import Boot
 from vimraft.metadata.port import Log, LogError
+from vimraft.site.worker import WokenWorker
 
 log = structlog.get_logger(__name__)
 
@@ -27,22 +27,13 @@ PROPOSE_MS = 5_000
 RETRY_S = 0.5
 
 
-class Rejoiner:
+class Rejoiner(WokenWorker):
     def __init__(self, replicated_log: Log, me: ManagerName) -> None:
+        super().__init__()
         self._log = replicated_log
         self._me = me
         self._boot: Boot | None = None
         self._looked: tuple[object, object, bool] = (None, None, False)
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def take(self, boot: Boot) -> None:
         """From the store process."""
@@ -84,10 +75,7 @@ class Rejoiner:
             if boot is not None and not await self._propose(boot):
                 await asyncio.sleep(RETRY_S)
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if boot is None else RETRY_S):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self._sleep(None if boot is None else RETRY_S)
 
     async def _propose(self, boot: Boot) -> bool:
         records = tuple((VolumeName(volume), record) for volume, record in boot.records)

@@ -8,7 +8,6 @@ must serve those, or newer ones.
 """
 
 import asyncio
-import contextlib
 
 import msgspec
 import structlog
@@ -19,27 +18,22 @@ from vimraft.data.backends.base import BackendError
 from vimraft.metadata.port import LogError
 from vimraft.site import devices
 from vimraft.site.context import PROPOSE_MS, SiteContext
+from vimraft.site.worker import WokenWorker
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 5.0
 
 
-class ReleaseWorker:
+class ReleaseWorker(WokenWorker):
     def __init__(self, site: SiteContext) -> None:
+        super().__init__()
         self._site = site
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._cancelled = False
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().stop()
 
     def look(self) -> None:
         """Tables or installed maps have changed."""
@@ -51,10 +45,7 @@ class ReleaseWorker:
             pending = False
             for release in waiting:
                 pending |= not await self._confirm(release)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S if pending else None):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self._sleep(RETRY_S if pending else None)
 
     async def _confirm(self, release: Release) -> bool:
         state = self._site.state

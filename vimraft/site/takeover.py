@@ -15,16 +15,17 @@ from collections.abc import Callable
 
 import structlog
 
-from vimraft.core.change import holders
-from vimraft.core.commands import LeaseStamp, Rejected, TakeOver
+from vimraft.core.change import holders, stamp_of
+from vimraft.core.commands import Rejected, TakeOver
 from vimraft.core.copies import in_sync, is_copied
 from vimraft.core.ids import ManagerName
 from vimraft.core.tables import State, Volume
 from vimraft.metadata.port import Log, LogError
-from vimraft.protocol.lease import MARGIN_PART, OthersLease
+from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import map_of
 from vimraft.protocol.takeover import claim
 from vimraft.site.lease import boottime_ns
+from vimraft.site.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -37,18 +38,10 @@ MS = 1_000_000
 
 
 class SeenLeases(OthersLease):
-    """`lasts` follows the cluster's setting, never shorter than before: a longer lease may be running."""
-
-    def lasts(self, lease_ms: int) -> None:
-        lease_ns = lease_ms * MS
-        self._lasts_ns = max(self._lasts_ns, lease_ns + -(-lease_ns // MARGIN_PART))
-
     def follow(self, state: State, now_ns: int) -> None:
-        self.lasts(state.settings.lease_ms)
+        self.lasts(state.settings.lease_ms * MS)
         for manager in state.managers:
-            row = state.leases.get(manager)
-            stamp = LeaseStamp(row.incarnation, row.counter) if row is not None else None
-            self.applied(manager, stamp, now_ns)
+            self.applied(manager, stamp_of(state, manager), now_ns)
         for manager in [name for name in self._seen if name not in state.managers]:
             self.forget(manager)
 
@@ -65,7 +58,7 @@ def candidates(state: State, volume: Volume) -> list[ManagerName]:
     return sorted(some - {volume.owner}, key=lambda name: (name not in complete, name))
 
 
-class Claimer:
+class Claimer(Worker):
     """`able`: this manager's export is up and may hold a lease."""
 
     def __init__(
@@ -76,21 +69,13 @@ class Claimer:
         able: Callable[[], bool],
         clock_ns: Callable[[], int] = boottime_ns,
     ) -> None:
+        super().__init__()
         self._log = replicated_log
         self._me = me
         self._able = able
         self._clock_ns = clock_ns
         self._leases = SeenLeases(0)
         self._copied: tuple[object, list[Volume]] = (None, [])
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def look(self, state: State) -> None:
         """The tables have changed."""

@@ -11,6 +11,7 @@ from tests.simulation.cluster.forward import Forwards, Task
 from tests.simulation.cluster.host import Host
 from tests.simulation.cluster.process import Process
 from tests.simulation.cluster.wire import Connection
+from vimraft.core.change import stamp_of
 from vimraft.core.commands import Applied, LeaseStamp, Outcome
 from vimraft.core.ids import LocalName, ManagerName, VolumeName
 from vimraft.core.tables import State
@@ -144,9 +145,7 @@ class Export(Process):
 
     def _note_leases(self, state: State) -> None:
         for name in sorted(state.managers):
-            lease = state.leases.get(name)
-            stamp = None if lease is None else LeaseStamp(lease.incarnation, lease.counter)
-            self.others.applied(name, stamp, self.now_ns)
+            self.others.applied(name, stamp_of(state, name), self.now_ns)
         self._leases_changed()
 
     def _installed(self) -> dict[ManagerName, int]:

@@ -15,10 +15,10 @@ from tests.simulation.cluster.process import Process
 from tests.simulation.cluster.settings import Settings
 from tests.simulation.cluster.wire import Wire
 from tests.simulation.world import World
+from vimraft.core.change import stamp_of
 from vimraft.core.commands import (
     Applied,
     Command,
-    LeaseStamp,
     Outcome,
     Rejoin,
     RenewLease,
@@ -26,7 +26,7 @@ from vimraft.core.commands import (
     TakeOver,
 )
 from vimraft.core.ids import LocalName, ManagerName, VolumeName
-from vimraft.core.tables import Lease, State
+from vimraft.core.tables import State
 from vimraft.protocol.lease import OthersLease
 from vimraft.protocol.maps import map_of
 from vimraft.protocol.rules import Rules
@@ -139,11 +139,8 @@ class Manager(Process):
 
     def _follow(self, states: list[State]) -> None:
         self.state = states[-1]
-        for _, lease in sorted(self.state.leases.items()):
-            self.others.applied(lease.manager, _stamp(lease), self.now_ns)
         for name in sorted(self.state.managers):
-            if name not in self.state.leases:
-                self.others.applied(name, None, self.now_ns)
+            self.others.applied(name, stamp_of(self.state, name), self.now_ns)
         host = self.host
         for process in (host.export, host.store):
             if process.up:
@@ -233,11 +230,6 @@ class Manager(Process):
             command = claim(found, self.me, self.others, self.now_ns)
             if command is not None:
                 if not self.host.rules.stamp_compare:
-                    present = self.host.ledger.state.leases.get(command.owner)
-                    stamp = None if present is None else _stamp(present)
+                    stamp = stamp_of(self.host.ledger.state, command.owner)
                     command = TakeOver(command.volume, command.epoch, command.owner, stamp, self.me)
                 self.propose(command, lambda _outcome: None, tries=1)
-
-
-def _stamp(lease: Lease) -> LeaseStamp:
-    return LeaseStamp(lease.incarnation, lease.counter)

@@ -1,12 +1,14 @@
 """A real store process: what owners at other sites attach to, over NBD."""
 
 import errno
+import hashlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import nbd
@@ -14,9 +16,10 @@ import pytest
 
 from tests.copied_volumes import BOOT, A, Asker, B, copied_map, session
 from tests.plane import DEADLINE_S, FakeManager, connected, eventually, make_real
+from vimraft.core.ids import ManagerName
 from vimraft.core.tables import ReplicaState
 from vimraft.data import feed
-from vimraft.data.copies import wire
+from vimraft.data.copies import links, wire
 from vimraft.data.copies.record_file import RecordBusy, open_record
 from vimraft.data.feed import MapUpdate, PeerSpec, VolumeMap
 from vimraft.protocol.messages import Done, NotServed, OldEpoch, OldSession, Result, Session
@@ -119,7 +122,21 @@ def test_control_messages_are_answered(store: StoreProcess) -> None:
     assert store.say("clear", regions=(3,)) == Done()
     assert store.say("seal", copy="") == Done(record="r-1")
     assert store.say("read", first=3 << 20, end=(3 << 20) + KIB4, must=True) == Done(b"x" * KIB4)
+    digest = hashlib.blake2b(b"x" * KIB4, digest_size=16).digest()
+    assert store.say("checksum", first=3 << 20, end=(3 << 20) + KIB4) == Done(digest)
     assert store.say("flush", copy="Z") == NotServed("Z", "")
+
+
+def test_a_kind_that_a_store_does_not_know_is_told_by_name_and_costs_no_session(
+    store: StoreProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "YOUNG_KINDS", frozenset(("later",)))
+    host, port = urlsplit(store.control()).netloc.rsplit(":", 1)
+    peers = links.PeerStores(lambda _manager: (host, int(port)))
+    asker = Asker(lambda _session, _request, _done: None)
+    who = session()
+    for kind, how in (("later", "unsupported"), ("seal", "done")):
+        assert peers.ask(ManagerName("b"), who, asker.make(kind, copy="B"), 5).how == how  # type: ignore[arg-type]
 
 
 def test_refusals_are_told_as_their_errnos(store: StoreProcess) -> None:

@@ -1,6 +1,7 @@
 """The shell of a store: its real volumes, its record, its turn."""
 
 import errno
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -479,3 +480,11 @@ def test_the_boot_message_names_the_records_that_are_here(tmp_path: Path) -> Non
     for turns in (two.store, two.export):
         message = turns.boot_message([plane_map])
         assert (message.boot, message.records) == (BOOT, (("v", "r-1"),))
+
+
+def test_a_checksum_is_that_of_the_bytes(bench: Bench) -> None:
+    bench.owner.write(MIB - KIB4, b"x" * KIB4)
+    data = bytes(MIB - KIB4) + b"x" * KIB4 + bytes(MIB)
+    assert bench.owner.now("checksum", 0, 2 * MIB) == Done(hashlib.blake2b(data, digest_size=16).digest())
+    bench.backend.failing = errno.EIO
+    assert bench.owner.now("checksum", 0, 2 * MIB) == IoFailed(B)

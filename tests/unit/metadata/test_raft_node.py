@@ -1,5 +1,6 @@
 """One Raft node among peers that the test plays: what it says, when, and what it takes in."""
 
+import asyncio
 import errno
 import random
 from collections.abc import Callable, Iterator
@@ -14,14 +15,17 @@ from pysyncobj.node import Node, TCPNode
 from tests.raft_cases import free_addresses
 from tests.simulation.disk import SimDisk
 from vimraft.core.tables import State
+from vimraft.metadata.port import UnknownOutcome
 from vimraft.metadata.pysyncobj.config import PySyncObjConfig
 from vimraft.metadata.pysyncobj.elections import PRE_VOTE, PRE_VOTE_REPLY
 from vimraft.metadata.pysyncobj.environment import AtOnce, Environment
 from vimraft.metadata.pysyncobj.gate import GatedTransport
 from vimraft.metadata.pysyncobj.inbox import STEP_ASIDE
 from vimraft.metadata.pysyncobj.journal import open_journal
+from vimraft.metadata.pysyncobj.member_changes import MemberChanges
 from vimraft.metadata.pysyncobj.members import encode_change
 from vimraft.metadata.pysyncobj.node import EXIT_DATA, Dead, NodeHooks, RaftNode
+from vimraft.metadata.pysyncobj.proposals import Proposals
 from vimraft.metadata.pysyncobj.recovery import recover
 from vimraft.metadata.pysyncobj.snapshot_file import Snapshot, encode_snapshot
 
@@ -500,6 +504,17 @@ def test_a_cut_tail_takes_its_membership_change_with_it(bench: Bench) -> None:
     assert not bench.node.talks_to(TCPNode(fourth))
 
 
+def test_the_status_shows_a_change_of_the_members_from_the_round_that_takes_it_in(bench: Bench) -> None:
+    """Who has been told that a member is gone must not be shown it any more."""
+    for command, present in ((encode_change("rem", OTHER), False), (encode_change("add", OTHER), True)):
+        bench.receive(bench.entries(command))
+        bench.run()
+        assert (OTHER in bench.node.known_members) == present
+        published = bench.node.published
+        assert published is not None
+        assert (OTHER in {peer.address for peer in published[1].peers}) == present
+
+
 def test_one_change_at_a_time_and_only_after_the_own_terms_first_entry(bench: Bench) -> None:
     fourth, fifth = free_addresses(2)
     codes: list[int] = []
@@ -518,6 +533,33 @@ def test_one_change_at_a_time_and_only_after_the_own_terms_first_entry(bench: Be
     bench.acknowledge(bench.node.last_index)
     bench.run()
     assert codes == [DENIED, DENIED, FAIL_REASON.SUCCESS]
+
+
+async def test_a_removal_that_may_still_be_replaced_is_not_called_done(bench: Bench) -> None:
+    """The log holds it before the barrier and after it, but not the same one: a new leader has cut the first,
+    and its own is not decided."""
+    removal = encode_change("rem", OTHER)
+    bench.receive(bench.entries(b"\x00a", removal))
+    bench.run()
+    loop = asyncio.get_running_loop()
+    proposals = Proposals(HERE, loop, lambda: True, lambda: None)
+
+    async def barrier(*, deadline_ms: int) -> State:
+        del deadline_ms
+        after = bench.entries(b"\x00barrier", removal, term=6, after=1)
+        bench.receive({**after, "commit_index": 2})
+        bench.run(3)
+        assert bench.node.raftLastApplied == 2
+        return bench.node.state
+
+    changes = MemberChanges(bench.node, proposals, loop, barrier)
+    assert OTHER not in bench.node.known_members
+    with pytest.raises(UnknownOutcome):
+        await changes.remove(OTHER, deadline_ms=150)
+    bench.receive({**bench.entries(term=6), "commit_index": 3})
+    bench.run(3)
+    barrier_passed: Callable[..., Any] = lambda **_: asyncio.sleep(0)  # noqa: E731
+    await MemberChanges(bench.node, proposals, loop, barrier_passed).remove(OTHER, deadline_ms=150)
 
 
 def test_a_change_that_nobody_can_read_does_not_come_into_the_log(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 was told to behave otherwise. Time moves only when a test says so.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,9 @@ class FakeStore:
         if how == "silent":
             return None
         answer = Answer(request.number, how, self.boot)  # type: ignore[arg-type]
-        data = self.data.setdefault(request.copy, bytearray(SIZE))
+        if request.copy not in self.data:
+            self.data[request.copy] = bytearray(SIZE)
+        data = self.data[request.copy]
         if how == "done":
             if request.kind == "write":
                 data[request.first : request.end] = request.data
@@ -73,6 +76,8 @@ class FakeStore:
                 data[request.first : request.end] = bytes(request.end - request.first)
             elif request.kind == "read":
                 answer.data = bytes(data[request.first : request.end])
+            elif request.kind == "checksum":
+                answer.data = zlib.crc32(memoryview(data)[request.first : request.end]).to_bytes(4)
             elif request.kind == "seal":
                 answer.regions, answer.record = self.active, self.record
             elif request.kind == "missed":

@@ -323,7 +323,7 @@ def test_a_read_goes_to_another_copy(how) -> None:
     world.stores[PARIS].how = lambda request: how if request.kind == "read" else "done"
     assert world.byte(world.read()) == 7
     counters = {one.copy: one for one in world.owner.counters}
-    assert (counters[A].other if how == "busy" else counters[A].retried) == 1
+    assert (counters[A].busy if how == "busy" else counters[A].failed) == 1
     assert counters[B].reads == 1
 
 

@@ -352,3 +352,18 @@ def test_a_volume_that_is_gone_serves_nothing_and_keeps_its_record() -> None:
     assert world.answers[world.ask("read")] == m.Sealed(6)
     assert world.store.record.copy(A).active == {0}
     assert world.store.drained
+
+
+def test_a_checksum_is_refused_like_a_read_and_touches_no_region() -> None:
+    world = StoreWorld(table(5, copy(A, ROME), copy(B, ROME, "syncing")))
+    number = world.ask("checksum", end=REGION_BYTES)
+    assert world.io[0].kind == "checksum"
+    world.done(data=b"sum")
+    assert world.answers[number] == m.Done(b"sum")
+    assert not world.disk, "nothing was written"
+    assert world.answers[world.ask("checksum", name=B)] == m.NotServed(B, "syncing")
+    assert world.answers[world.ask("checksum", end=SIZE + 1)] == m.NotServed(A, "in_sync")
+    assert world.answers[world.ask("checksum", epoch=4)] == m.OldEpoch(5)
+    world.ask("checksum")
+    world.done("unknown")
+    assert world.store.in_flight == 0, "what a read did not bring is over"

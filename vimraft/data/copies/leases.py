@@ -11,24 +11,18 @@ from vimraft.core.commands import LeaseStamp
 from vimraft.core.ids import ManagerName
 from vimraft.data import feed
 from vimraft.protocol.desk import Leases
-from vimraft.protocol.lease import MARGIN_PART, OthersLease, OwnLease
+from vimraft.protocol.lease import OthersLease, OwnLease
 
 MS = 1_000_000
 MAX_MANAGERS = 1_024
 """Managers whose stamps are remembered. One that is no member any more stays: its lease has to run out."""
 
 
-class FedOthers(OthersLease):
-    def lasts(self, lease_ns: int) -> None:
-        """Never shorter than it was: a lease that was given for longer may be under way."""
-        self._lasts_ns = max(self._lasts_ns, lease_ns + -(-lease_ns // MARGIN_PART))
-
-
 class LeaseBook:
     """One for a process. `installed`: the index that each manager says it has installed."""
 
     def __init__(self) -> None:
-        self.others = FedOthers(0)
+        self.others = OthersLease(0)
         self.installed: dict[ManagerName, int] = {}
         self.until_ns = 0
         self._own: dict[str, OwnLease] = {}

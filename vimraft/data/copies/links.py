@@ -8,6 +8,7 @@ cannot be reached is not dialled again before a pause that doubles.
 """
 
 import contextlib
+import errno
 import select
 import socket
 import threading
@@ -33,6 +34,8 @@ BACK_OFF_FIRST_S = 0.05
 BACK_OFF_LAST_S = 1.0
 POLL_MS = 1_000
 DATA_KINDS = frozenset(("read", "write", "zero", "trim"))
+YOUNG_KINDS = frozenset(("checksum",))
+"""Stores of older releases refuse the message; that is no reason to take them for lost."""
 _monotonic = time.monotonic
 _DIRECTIONS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}
 
@@ -257,6 +260,9 @@ class PeerStores:
                 head += link.handle.pread(more, len(head))
             answer = for_owner(wire.decode_answer(head))
         except (nbd.Error, wire.WireError) as error:
+            if request.kind in YOUNG_KINDS and _refused(link, error):
+                self.give(link)
+                return Answer(request.number, "unsupported", link.boot)
             self.drop(link)
             raise PeerLost(f"{store}: {request.kind}: {error}") from None
         self.give(link)
@@ -293,6 +299,11 @@ class PeerStores:
         except ValueError:
             return  # in use
         self.drop(link)
+
+
+def _refused(link: CopyLink, error: nbd.Error | wire.WireError) -> bool:
+    """The store could not read the message; the connection lives."""
+    return isinstance(error, nbd.Error) and error.errnum == errno.EPERM and link.alive
 
 
 def poll_flights(flights: Sequence[Flight]) -> None:

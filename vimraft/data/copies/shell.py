@@ -14,8 +14,8 @@ from vimraft.data.copies.leases import LeaseBook
 from vimraft.data.copies.links import PeerStores
 from vimraft.data.copies.marks import Marks
 from vimraft.data.copies.workers import Crew, Timers
-from vimraft.data.feed import Decided, FromPlane, MoveDone, Proposal
-from vimraft.protocol.messages import NewerEpoch, Session, StoreAnswer
+from vimraft.data.feed import Decided, FromPlane, MoveDone, Proposal, VerifyTold
+from vimraft.protocol.messages import Session, StoreAnswer
 from vimraft.protocol.owner_effects import Command, Decision, StoreRequest
 
 MAX_STORE_THREADS = 16
@@ -32,16 +32,6 @@ class LocalStore(Protocol):
         """`done` is called once: before `ask` returns, or later from another thread."""
 
 
-class NoStore:
-    """Where none is: what is asked of it is asked again."""
-
-    def __init__(self, boot: str) -> None:
-        self._boot = boot
-
-    def ask(self, _session: Session, request: StoreRequest, done: Callable[[StoreAnswer], None]) -> None:
-        done(StoreAnswer(request.number, self._boot, 0, NewerEpoch(0)))
-
-
 Log = Callable[..., None]
 
 
@@ -53,7 +43,7 @@ class Shell:
         directory: Path,
         *,
         address_of: Callable[[ManagerName], tuple[str, int]],
-        tell: Callable[[Proposal | MoveDone], None],
+        tell: Callable[[Proposal | MoveDone | VerifyTold], None],
         log: Log,
     ) -> None:
         self.me = me

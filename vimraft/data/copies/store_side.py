@@ -23,6 +23,7 @@ from typing import Protocol
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.data.backends.base import Backend
 from vimraft.data.backends.nbd_pool import NoAnswer
+from vimraft.data.copies.checksums import new_checksum
 from vimraft.data.copies.record_file import RecordError, RecordFile
 from vimraft.data.copies.workers import Crew, Timers, boottime_ns
 from vimraft.data.feed import CopiesMap
@@ -47,6 +48,7 @@ OPEN_POLL_S = 0.02
 RESOLVE_S = 1.0
 """Between two looks whether a real volume that did not answer does so again."""
 LABEL_LOOK_BYTES = 512
+CHECKSUM_PIECE_BYTES = 1 << 20
 Done = Callable[[StoreAnswer], None]
 Log = Callable[..., None]
 
@@ -323,7 +325,9 @@ class StoreSide:
             outcome: Outcome
             data = b""
             try:
-                if type(effect) is BackendIo:
+                if type(effect) is BackendIo and effect.kind == "checksum":
+                    outcome, data = self._checksum(effect, tables)
+                elif type(effect) is BackendIo:
                     outcome, data = self._io(effect, tables)
                 else:
                     outcome = self._flush(effect.copy, tables)
@@ -367,6 +371,17 @@ class StoreSide:
         return later, tables
 
     # --- backends -------------------------------------------------------------------------------------
+
+    def _checksum(self, effect: BackendIo, tables: _Tables) -> tuple[Outcome, bytes]:
+        """Piece by piece, so that its memory is bounded, whatever was asked for."""
+        digest = new_checksum()
+        for first in range(effect.first, effect.end, CHECKSUM_PIECE_BYTES):
+            end = min(first + CHECKSUM_PIECE_BYTES, effect.end)
+            outcome, data = self._io(BackendIo(effect.token, "read", effect.copy, first, end), tables)
+            if outcome != "ok":
+                return outcome, b""
+            digest.update(data)
+        return "ok", digest.digest()
 
     def _io(self, effect: BackendIo, tables: _Tables) -> tuple[Outcome, bytes]:
         starts, ranges = tables.copies[effect.copy]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.data.copies.owner_side import OwnerSide
+from vimraft.data.copies.verifying import Verifying
 from vimraft.data.feed import CopiesStatus, CopyStatus, MoveDone
 from vimraft.protocol.handover import HandOver
 from vimraft.protocol.maps import Copy
@@ -35,6 +36,7 @@ class Upkeep:
         self._resyncs: dict[LocalName, Resync] = {}
         self._tries: dict[LocalName, _Try] = {}
         self._hand_over: HandOver | None = None
+        self.verifying = Verifying(side)
         self._move_token = -1
         self._hold_ns = 0
         self._longest_hold_ns = 0
@@ -56,6 +58,7 @@ class Upkeep:
     def _tick(self) -> None:
         self._side.event(self._look)
         self.tell_move()
+        self.verifying.look()
         self._later()
 
     def _look(self, now_ns: int) -> list[Effect]:

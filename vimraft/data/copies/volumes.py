@@ -175,6 +175,14 @@ class OwnedVolume:
         else:
             self._upkeep.move(token, new_owner)
 
+    def verify(self, wanted: feed.VerifyCopies) -> None:
+        if self._upkeep is None:
+            self._shell.tell(
+                feed.VerifyTold(wanted.id, "moved", wanted.tally, "its owner does not serve yet")
+            )
+        else:
+            self._upkeep.verifying.asked(wanted)
+
     @property
     def owed(self) -> int:
         """Epoch of the last loss that sessions which began before it are told; 0: none."""
@@ -261,6 +269,14 @@ class OwnedVolumes:
             self.shell.tell(feed.MoveDone(wanted.token, False, text))
         else:
             volume.move(wanted.token, ManagerName(wanted.new_owner))
+
+    def verify(self, wanted: feed.VerifyCopies) -> None:
+        volume = self._volumes.get(wanted.volume)
+        if volume is None:
+            text = "this manager does not own it with several copies"
+            self.shell.tell(feed.VerifyTold(wanted.id, "moved", wanted.tally, text))
+        else:
+            volume.verify(wanted)
 
     def status(self) -> dict[str, feed.CopiesStatus]:
         found = {name: volume.status() for name, volume in tuple(self._volumes.items())}

@@ -141,7 +141,7 @@ class Applying:
         node._SyncObj__raftLastApplied = last[1]
         node._SyncObj__raftCommitIndex = max(node._SyncObj__raftCommitIndex, last[1])
         node.compaction.replaced()
-        node.peers.reconcile()
+        node.peers.replaced()
         waiting = node._SyncObj__commandsWaitingCommit
         for index in [index for index in waiting if index <= last[1]]:
             for _, callback in waiting.pop(index):  # applied or not: it is inside the snapshot

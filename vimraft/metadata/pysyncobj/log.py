@@ -139,7 +139,8 @@ class PySyncObjLog:
         return self._subscriptions.add(subscriber)
 
     def status(self) -> LogStatus:
-        """As of the node's last round, at most a tick old; without a quorum if that stands still."""
+        """As of one of the node's last rounds, but never older than a change of term, leader or members that
+        anyone was told of; without a quorum if the rounds stand still."""
         published = self._node.published
         assert published is not None
         taken, status = published

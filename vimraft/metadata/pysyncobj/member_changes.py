@@ -3,9 +3,9 @@
 May live here: the order of steps of each change, and what to tell when it does not happen. Whether a change
 may enter the log is the leader's decision alone (`membership.refusal`); this side only asks.
 
-A change counts as made once the configuration shows it before *and* after a barrier: in the log before an
-entry that is committed, and not replaced since. A new voter is an observer first, until it has caught up, so
-that it never costs the cluster its majority.
+A change counts as made once the members as of the entries applied here show it after a barrier. What the log
+holds beyond those may still be replaced by a new leader, and came maybe after the barrier. A new voter is an
+observer first, until it has caught up, so that it never costs the cluster its majority.
 """
 
 import asyncio
@@ -109,10 +109,9 @@ class MemberChanges:
 
     async def _is(self, address: str, reached: Reached, deadline: float) -> bool:
         """Whether the decided configuration has it so. Raises LogError."""
-        before = reached(self._node.known_members.get(address))
         left_s = min(BARRIER_S, deadline - self._loop.time())
         await self._barrier(deadline_ms=max(0, int(left_s * 1000)))
-        return reached(self._node.known_members.get(address)) and before
+        return reached(self._node.decided_members.get(address))
 
     async def _led_by(self, address: str) -> bool:
         """Whether `address` is the leader; then it is asked to step aside (a leader cannot go)."""

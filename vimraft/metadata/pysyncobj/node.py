@@ -235,7 +235,8 @@ class RaftNode(SyncObj):
         if self._step_aside_asked is not None:
             self.send(self._step_aside_asked, {"type": STEP_ASIDE})
             self._step_aside_asked = None
-        seen = (self.raftCurrentTerm, self._getLeader(), self.disk_problem)
+        # The members too: who has been told of a change must not be shown an older status.
+        seen = (self.raftCurrentTerm, self._getLeader(), self.disk_problem, self.known_members)
         if now >= self._next_status or seen != self._status_of:
             self._status_of = seen
             self._next_status = now + STATUS_S
@@ -287,7 +288,7 @@ class RaftNode(SyncObj):
         return index
 
     def _was_member(self, address: str, node_id: str) -> bool:
-        member = self.configuration.at(self.raftLastApplied).get(address)
+        member = self.peers.decided.get(address)
         return member is not None and member.node_id in ("", node_id)
 
     def standing(self) -> Standing:
@@ -466,6 +467,11 @@ class RaftNode(SyncObj):
     def known_members(self) -> dict[str, Member]:
         """The members as of the last round. Any thread."""
         return self.peers.noted
+
+    @property
+    def decided_members(self) -> dict[str, Member]:
+        """The members as of what is applied here. Any thread."""
+        return self.peers.decided
 
     # --- status and end ---------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from vimraft.metadata.pysyncobj.members import (
     MembersFile,
     by_address,
     encode_change,
+    fold,
     parse_change,
     save_members,
     voters_at,
@@ -56,6 +57,9 @@ class Peers:
         )
         self.noted: dict[str, Member] = dict(self.configuration.members)
         """As of the last round. Any thread."""
+        applied = 0 if snapshot is None else snapshot.index
+        self.decided: dict[str, Member] = self.configuration.at(applied)
+        """As of the entries that are applied: no new leader takes this back. Any thread."""
 
     # --- the configuration changes ----------------------------------------------------------------
 
@@ -71,8 +75,16 @@ class Peers:
 
     def applied(self, command: bytes) -> None:
         change = parse_change(command)
-        if change is not None and change.kind == "rem" and change.address not in self.configuration.members:
+        if change is None:
+            return
+        self.decided = fold(self.decided, (command,))
+        if change.kind == "rem" and change.address not in self.configuration.members:
             self.acquaintances.forget(change.address)
+
+    def replaced(self) -> None:
+        """A snapshot is in place of the log, and applied."""
+        self.decided = dict(self.configuration.members)
+        self.reconcile()
 
     def reconcile(self) -> None:
         """Voters are PySyncObj's other nodes; observers its readonly ones: replicated to, not counted."""

@@ -1,0 +1,192 @@
+"""How fast copies are brought back into step, by what that does to the latency of clients.
+
+May live here: one controller for all copying of one volume, and its bounds. Sans-IO: it is told of requests
+of clients that ended and of pieces that were copied, and says how long the next piece has to wait. Nothing
+here decides about safety. Keeps:
+
+- Idle (no client waits, none did lately): the highest rate.
+- Else the rate goes up while requests take less than `factor` times as long as without copying, and down by a
+  quarter when they do not; never below the lowest rate, so that a resync always comes to an end.
+- "Without copying" is measured, not assumed: by requests that no copying overlapped, for each kind and size
+  by itself (a client that begins to send larger requests is not slowed down by us). When nothing, or nothing
+  recent, is known of what clients do now, copying rests for a moment.
+"""
+
+from msgspec import Struct
+
+from vimraft.protocol.asks import WriteKind
+from vimraft.protocol.owner_effects import RequestKind
+
+MS = 1_000_000
+_S = 1_000_000_000
+MIN_SAMPLES = 4
+"""Fewer requests say nothing about latency."""
+WEIGHT = 8
+"""A new latency counts for one eighth of the average."""
+MAX_RATIO_FACTORS = 4
+"""One request that took very long counts for so many times the limit, not for more."""
+MAX_CLASSES = 128
+"""Kinds and sizes (powers of two) of requests; there are fewer."""
+
+
+class PaceLimits(Struct, frozen=True, gc=False):
+    lowest_bytes_per_s: int = 8 << 20
+    highest_bytes_per_s: int = 1 << 30
+    first_bytes_per_s: int = 64 << 20
+    """Beside clients, before anything is known."""
+    factor_percent: int = 200
+    """Requests may take so much of what they take without copying."""
+    down_percent: int = 75
+    """What is left of the rate after a window that was too slow."""
+    window_ns: int = 100 * MS
+    """The rate changes no more often."""
+    idle_ns: int = 500 * MS
+    """After the last request of a client."""
+    rest_ns: int = 200 * MS
+    """How long copying rests at most, to learn what requests take without it."""
+    relearn_ns: int = 20 * _S
+    """What was learnt is believed for so long."""
+
+
+class _Usual:
+    """Latency of one kind and size without copying."""
+
+    __slots__ = ("latency_ns", "learnt_ns", "samples")
+
+    def __init__(self) -> None:
+        self.latency_ns = self.samples = self.learnt_ns = 0
+
+    def learn(self, took_ns: int, now_ns: int, relearn_ns: int) -> None:
+        if self.samples and now_ns - self.learnt_ns > relearn_ns:
+            self.samples = 0
+        self.samples += 1
+        self.learnt_ns = now_ns
+        weight = min(self.samples, WEIGHT)
+        self.latency_ns += (took_ns - self.latency_ns) // weight
+
+
+class Pace:
+    """`wait_ns` before each piece; `begin` and `end` around it; `client` for each request that ended."""
+
+    def __init__(self, limits: PaceLimits = PaceLimits()) -> None:  # noqa: B008  (frozen)
+        self._limits = limits
+        self.rate_bytes_per_s = limits.first_bytes_per_s
+        """Beside clients; when they are idle it is the highest one."""
+        self._next_ns = 0
+        self._copying = 0
+        self._copying_ended_ns = -1
+        self._client_ns = -limits.idle_ns
+        """When a client was last heard of."""
+        self._usual: dict[tuple[RequestKind | WriteKind, int], _Usual] = {}
+        self._window_ns = 0
+        """Beginning of the window."""
+        self._samples = 0
+        self._ratios = 0
+        """Sum, in percent of what is usual."""
+        self._unknown = 0
+        """Requests of this window about which nothing (recent) is known to compare them with."""
+        self._rest_until_ns = 0
+        self._rested_ns = -limits.relearn_ns
+
+    # --- what happened --------------------------------------------------------------------------------
+
+    def client(self, kind: RequestKind, length_bytes: int, took_ns: int, now_ns: int) -> None:
+        """A request of a client ended well. Flushes are not compared: they take what was written before."""
+        self._client_ns = now_ns
+        if kind == "flush":
+            return
+        key = (kind, length_bytes.bit_length())
+        usual = self._usual.get(key)
+        if usual is None:
+            if len(self._usual) >= MAX_CLASSES:
+                return
+            usual = self._usual[key] = _Usual()
+        if not self._copying and now_ns - took_ns > self._copying_ended_ns:
+            usual.learn(took_ns, now_ns, self._limits.relearn_ns)
+            return
+        if usual.samples < MIN_SAMPLES or now_ns - usual.learnt_ns > self._limits.relearn_ns:
+            self._unknown += 1
+            return
+        most = self._limits.factor_percent * MAX_RATIO_FACTORS
+        self._samples += 1
+        self._ratios += min(most, took_ns * 100 // max(1, usual.latency_ns))
+
+    def begin(self, length_bytes: int, now_ns: int) -> None:
+        """A piece of so many bytes is being copied from now on."""
+        rate = self._rate(now_ns)
+        self._copying += 1
+        self._next_ns = max(now_ns, self._next_ns) + length_bytes * _S // rate
+
+    def end(self, now_ns: int) -> None:
+        """One of them has ended, whatever came of it."""
+        assert self._copying, "no piece is being copied"
+        self._copying -= 1
+        self._copying_ended_ns = now_ns
+
+    # --- what may be done -----------------------------------------------------------------------------
+
+    def wait_ns(self, now_ns: int, *, busy: bool) -> int:
+        """0: one more piece may begin. Else ask again in so many ns. `busy`: clients wait for something."""
+        if busy:
+            self._client_ns = now_ns
+        if self.idle(now_ns):
+            self._next_ns = min(self._next_ns, now_ns)  # what clients made it wait for is over
+            self._new_window(now_ns)
+            return 0
+        self._adapt(now_ns, busy=busy)
+        return max(0, self._next_ns - now_ns, self._rest_ns(now_ns))
+
+    def idle(self, now_ns: int) -> bool:
+        return now_ns - self._client_ns >= self._limits.idle_ns
+
+    def _rate(self, now_ns: int) -> int:
+        return self._limits.highest_bytes_per_s if self.idle(now_ns) else self.rate_bytes_per_s
+
+    def _rest_ns(self, now_ns: int) -> int:
+        """What is left of a rest: it ends early when enough is known of what clients do."""
+        left_ns = self._rest_until_ns - now_ns
+        if left_ns <= 0 or self._copying:
+            return max(0, left_ns)
+        began_ns = self._rest_until_ns - self._limits.rest_ns
+        learnt = [u for u in self._usual.values() if u.learnt_ns > began_ns and u.samples >= MIN_SAMPLES]
+        if learnt:
+            self._rest_until_ns = now_ns
+            return 0
+        return min(left_ns, self._limits.rest_ns // 8)
+
+    # --- the rate -------------------------------------------------------------------------------------
+
+    def _adapt(self, now_ns: int, *, busy: bool) -> None:
+        """At the end of a window."""
+        limits = self._limits
+        passed_ns = now_ns - self._window_ns
+        if passed_ns < limits.window_ns or now_ns < self._rest_until_ns:
+            return
+        if self._unknown > self._samples:
+            self._rest(now_ns)
+        elif self._samples >= MIN_SAMPLES:
+            slow = self._ratios > self._samples * limits.factor_percent
+            self._slower() if slow else self._faster()
+        elif not (self._samples or self._unknown) and busy and self._copying:
+            self._slower()  # somebody has waited for a whole window, and nothing has ended
+        elif passed_ns < 4 * limits.window_ns:
+            return  # a few more requests may come
+        self._new_window(now_ns)
+
+    def _rest(self, now_ns: int) -> None:
+        """Not again and again: some requests (of ever other sizes) can never be compared."""
+        if now_ns - self._rested_ns >= self._limits.relearn_ns:
+            self._rested_ns = now_ns
+            self._rest_until_ns = now_ns + self._limits.rest_ns
+
+    def _slower(self) -> None:
+        rate = self.rate_bytes_per_s * self._limits.down_percent // 100
+        self.rate_bytes_per_s = max(self._limits.lowest_bytes_per_s, rate)
+
+    def _faster(self) -> None:
+        rate = self.rate_bytes_per_s + max(self._limits.lowest_bytes_per_s // 2, self.rate_bytes_per_s // 16)
+        self.rate_bytes_per_s = min(self._limits.highest_bytes_per_s, rate)
+
+    def _new_window(self, now_ns: int) -> None:
+        self._window_ns = now_ns
+        self._samples = self._ratios = self._unknown = 0
