@@ -9,8 +9,9 @@ from vimraft.core.ids import LocalName, ManagerName
 
 WriteKind = Literal["write", "zero", "trim"]
 AskKind = Literal[
-    "read", "write", "zero", "trim", "flush", "seal", "clear", "missed", "hand_over", "checksum", "mend"
-]
+    "read", "write", "zero", "trim", "flush", "checksum", "mend",
+    "seal", "clear", "missed", "hand_over", "in_step", "what_is_in_step",
+]  # fmt: skip
 READS = frozenset(("read", "checksum"))
 """Kinds that change nothing at a backend."""
 How = Literal["done", "failed", "older", "busy", "full", "lost", "unsupported"]
@@ -25,7 +26,7 @@ class Asker(Protocol):
 
 
 class Answer:
-    __slots__ = ("boot", "data", "how", "number", "record", "regions")
+    __slots__ = ("boot", "data", "how", "number", "record", "regions", "since")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Answer:
         data: bytes = b"",
         regions: tuple[int, ...] = (),
         record: str = "",
+        since: int = 0,
     ) -> None:
         self.number = number
         self.how = how
@@ -42,6 +44,7 @@ class Answer:
         self.data = data
         self.regions = regions
         self.record = record
+        self.since = since
 
 
 class Ask:

@@ -58,6 +58,8 @@ class Limits(Struct, frozen=True, gc=False):
     """Between two attempts at what failed for now."""
     seal_grace_ns: int = 1_000 * MS
     """How long a takeover waits for further copies when one has sealed."""
+    in_step_regions: int = 128
+    """So many regions of a resync are copied before the copy is told that they are in step."""
     active_regions: int = MAX_ACTIVE
     """What stores have room for. Writes to further regions wait here: at the stores they would wait for each
     other, each with room at one of them."""

@@ -29,8 +29,10 @@ class Session(Struct, frozen=True, gc=False):
 class Done(Struct, frozen=True, gc=False, tag=True):
     data: bytes = b""
     regions: tuple[int, ...] = ()
-    """For `seal`: active ones. For `missed`: those written since."""
+    """For `seal`: active ones. For `missed`: those written since. For `what_is_in_step`: those."""
     record: str = ""
+    since: int = 0
+    """For `what_is_in_step`: what was written in this epoch or later may be missing there."""
 
 
 class OldEpoch(Struct, frozen=True, gc=False, tag=True):
@@ -161,5 +163,7 @@ def for_owner(answer: StoreAnswer) -> Answer:
     """As the owner's machine takes it."""
     result = answer.result
     if isinstance(result, Done):
-        return Answer(answer.number, "done", answer.boot, result.data, result.regions, result.record)
+        return Answer(
+            answer.number, "done", answer.boot, result.data, result.regions, result.record, result.since
+        )
     return Answer(answer.number, _how(result), answer.boot)

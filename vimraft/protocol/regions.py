@@ -7,6 +7,7 @@ its disk holds: the disk is a list of `Change`s, and `StoreRecord.of(changes)` i
 - *Active*: it may have been written and not flushed everywhere, so copies may differ there. Bounded.
 - *Tag*: the epoch of the last write. It stays when the active bit goes: it says what a copy missed that left
   in that epoch or before. Tags never fall.
+- *In step*: what a resync that has not ended yet need not copy again, unless it was written since.
 - *Id*: what is known of the tags only counts for whoever left under the same id; another one, or none: full
   copy.
 """
@@ -65,6 +66,16 @@ class Doubted(Struct, frozen=True, gc=False, tag=True):
     boot: str
 
 
+class InStep(Struct, frozen=True, gc=False, tag=True):
+    """A resync has brought these regions to what was written before epoch `since`, on stable storage. Said
+    with another epoch or record id than before, it is all that is known."""
+
+    copy: LocalName
+    regions: tuple[int, ...]
+    since: int
+    record: str
+
+
 class Merged(Struct, frozen=True, gc=False, tag=True):
     """The segments that `copy` stood for belong to `into` now."""
 
@@ -78,7 +89,7 @@ class Dropped(Struct, frozen=True, gc=False, tag=True):
     copy: LocalName
 
 
-Change = FloorRaised | Marked | Tagged | Cleared | Identified | Doubted | Merged | Dropped
+Change = FloorRaised | Marked | Tagged | Cleared | Identified | Doubted | InStep | Merged | Dropped
 
 
 class Tags:
@@ -123,11 +134,28 @@ class RegionRecord:
         self.tags = Tags()
         self.doubtful = ""
         """The boot in which a flush failed; the page cache of any other one knows nothing of it."""
+        self.in_step = Tags()
+        """Those in step have the epoch `in_step_since`."""
+        self.in_step_since = 0
+        self.in_step_record = ""
+
+    def brought(self, regions: Iterable[int], since: int, record: str) -> None:
+        """As `InStep` says."""
+        if (since, record) != (self.in_step_since, self.in_step_record):
+            self.in_step = Tags()
+            self.in_step_since, self.in_step_record = since, record
+        for region in regions:
+            self.in_step.raise_to(region, since)
 
     def mark(self, regions: Iterable[int], epoch: int) -> None:
         for region in regions:
             self.active.add(region)
             self.tags.raise_to(region, epoch)
+
+    def known_in_step(self, name: LocalName) -> InStep:
+        """Of this record, which is the one of `name`."""
+        since = self.in_step_since
+        return InStep(name, self.in_step.since(since) if since else (), since, self.in_step_record)
 
     def merge(self, other: "RegionRecord") -> None:
         """Of two ids none is left: neither covers what the other's segments missed."""
@@ -136,6 +164,7 @@ class RegionRecord:
         for region, epoch in other.tags.items():
             self.tags.raise_to(region, epoch)
         self.doubtful = self.doubtful or other.doubtful
+        self.brought((), 0, "")
 
 
 class StoreRecord:
@@ -172,6 +201,8 @@ class StoreRecord:
                 self.copy(copy).id = record
             case Doubted(copy, boot):
                 self.copy(copy).doubtful = boot
+            case InStep(copy, regions, since, record):
+                self.copy(copy).brought(regions, since, record)
             case Merged(copy, into):
                 gone = self.copies.pop(copy, None)
                 if gone is not None:
@@ -192,4 +223,6 @@ class StoreRecord:
                 found.append(Marked(name, tuple(sorted(copy.active)), 0))
             if copy.doubtful:
                 found.append(Doubted(name, copy.doubtful))
+            if copy.in_step_since:
+                found.append(copy.known_in_step(name))
         return tuple(found)

@@ -12,7 +12,7 @@ Keeps INV-3 and INV-4:
 - Before it is promoted: acknowledgements are held, what is under way has ended, it has flushed, and nothing
   is missing. They stay held until the promotion is decided. It is bound to the boots that flushed.
 
-Progress lives as long as this owner: a later one copies again what the record and the active marks say.
+What it has copied survives its end and its owner (`in_step`): the next attempt goes on from there.
 """
 
 from typing import Literal
@@ -23,6 +23,7 @@ from vimraft.core.commands import BeginResync, MoveSegments, Promote
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask, AskKind
 from vimraft.protocol.copying import Equalise
+from vimraft.protocol.in_step import Kept
 from vimraft.protocol.maps import REGION_BYTES, Copy, regions_of
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Command, Decision, Effect
@@ -33,8 +34,10 @@ MAX_PARALLEL = 4
 MAX_FAILURES = 8
 """Regions that failed one after the other, before the copy is given up for now."""
 Phase = Literal[
-    "sealing", "beginning", "asking", "copying", "draining", "flushing", "promoting", "over", "failed"
-]
+    "sealing", "beginning", "asking", "comparing", "copying",
+    "draining", "flushing", "promoting", "over", "failed",
+]  # fmt: skip
+_WHILE_SYNCING = ("asking", "comparing", "copying", "draining", "flushing")
 _S = 1_000_000_000
 
 
@@ -57,6 +60,7 @@ class Resync:
         self.name = name
         self.phase: Phase = "sealing"
         self.full = False
+        self._kept = Kept(owner.desk, name, self._fail)
         self._own_active: set[int] = set()
         self._boots: dict[ManagerName, str] = {}
         self._missed: set[int] = set()
@@ -83,7 +87,7 @@ class Resync:
         if copy is None:
             self._finish("over")
         else:
-            self._ask_all("seal", copy)
+            self._ask_all("seal", copy, must=True)
         return self._owner.end()
 
     @property
@@ -102,13 +106,22 @@ class Resync:
 
     # --- asking stores --------------------------------------------------------------------------------
 
-    def _ask_all(self, kind: AskKind, copy: Copy, *, regions: tuple[int, ...] = (), since: int = 0) -> None:
+    def _ask_all(
+        self,
+        kind: AskKind,
+        copy: Copy,
+        *,
+        regions: tuple[int, ...] = (),
+        since: int = 0,
+        must: bool = False,
+    ) -> None:
         desk = self._desk
         self._refused = False
         stores = copy.stores
         self._asking = len(stores)
         for store in stores:
             ask = Ask(kind, store, copy.name, 0, desk.map.size_bytes, self, regions=regions, since=since)
+            ask.must = must
             ask.record = desk.record
             desk.ask(ask)
 
@@ -189,7 +202,7 @@ class Resync:
                 self._finish("failed")  # decided: another change came first, so apply refuses it
         elif self.phase == "beginning" and copy.state == "syncing" and desk.map is desk.newest:
             self._ask_missed(copy)
-        elif self.phase in ("asking", "copying", "draining", "flushing") and copy.state == "stale":
+        elif self.phase in _WHILE_SYNCING and copy.state == "stale":
             self._fail()
         elif self.phase == "copying":
             self._go_on()
@@ -215,8 +228,22 @@ class Resync:
             wanted = set(self._missed)
             if desk.rules.returning_own_regions:
                 wanted |= self._own_active
+        self.phase = "comparing"
+        self._kept.ask(copy, self._source, lambda found: self._know_in_step(wanted, found))
+
+    def _know_in_step(self, wanted: set[int], found: set[int] | None) -> None:
+        """What an attempt before this one has brought into step need not be copied again."""
+        desk = self._desk
+        if self.phase != "comparing":
+            return
+        if found is None:
+            self._fail()
+            return
+        in_step = (found & wanted) - self._own_active
+        if not in_step:
+            self._kept.begin()
         missing = desk.missing.setdefault(self.name, set())
-        missing |= wanted
+        missing |= wanted - in_step
         self._total = len(missing)
         self.phase = "copying"
         self._paced_ns = desk.now_ns
@@ -315,6 +342,7 @@ class Resync:
             self._own_active.add(region)
             self._copied_bytes += length
             desk.missing.get(self.name, set()).discard(region)
+            self._kept.copied(region)
         elif desk.room_wanted:
             self._no_room = True
         else:
@@ -365,11 +393,7 @@ class Resync:
         """Hand the record over: whoever else is away must find in it what it missed."""
         desk, copy = self._desk, self._copy
         assert copy is not None, "looked at before"
-        away = [
-            other
-            for other in desk.newest.copies
-            if other.state == "stale" and other.name != self.name and other.record == desk.record
-        ]
+        away = [other for other in desk.newest.copies if other.name != self.name and other.state != "in_sync"]
         regions = tuple(range(desk.map.regions)) if away and self.full else tuple(sorted(self._missed))
         self._ask_all("hand_over", copy, regions=regions if away else ())
 

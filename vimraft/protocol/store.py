@@ -19,7 +19,7 @@ Events are methods, each returns effects; `now_ns` is CLOCK_BOOTTIME. Keeps INV-
 
 from collections.abc import Mapping
 
-from vimraft.core.ids import LocalName, ManagerName
+from vimraft.core.ids import ManagerName
 from vimraft.protocol.asks import READS
 from vimraft.protocol.effects import Answered, Drained, Outcome, StoreEffect
 from vimraft.protocol.keeper import Keeper
@@ -47,6 +47,7 @@ from vimraft.protocol.regions import (
     Cleared,
     Doubted,
     Identified,
+    InStep,
     Marked,
     StoreRecord,
     Tagged,
@@ -313,8 +314,14 @@ class Store:
             self._read(op, copy)
         elif kind == "missed":
             self._missed(op, copy)
+        elif kind == "what_is_in_step":
+            known = copy.record.known_in_step(copy.name)
+            self._answer(op, Done(regions=known.regions, record=known.record, since=known.since))
         elif not copy.writable:
             self._answer(op, NotServed(copy.name, copy.state))
+        elif kind == "in_step":
+            change = InStep(copy.name, request.regions, request.since, request.record)
+            self._answer_when_kept(op, _DONE, self._keeper.add(change))
         elif kind == "flush":
             self._flush(op, copy)
         elif kind == "clear":
@@ -368,7 +375,7 @@ class Store:
 
     def _seal(self, op: Op) -> None:
         name = op.request.copy
-        copies = self._some(name)
+        copies = self._copies.some(name)
         if name and not copies:
             self._answer(op, NotServed(name, ""))
         elif self._gate.floor_batch > self._keeper.kept:
@@ -376,20 +383,15 @@ class Store:
         elif doubtful := [copy for copy in copies if copy.state == "in_sync" and not copy.readable]:
             self._answer(op, IoFailed(doubtful[0].name))  # no source: it may lack what it acknowledged
         else:
+            for change in self._copies.begin_anew(name) if op.request.must else ():
+                self._keeper.add(change)
             active = sorted({region for copy in copies for region in copy.record.active})
             ids = {copy.record.id for copy in copies}
             self._answer(op, Done(regions=tuple(active), record=ids.pop() if len(ids) == 1 else ""))
 
-    def _some(self, name: LocalName) -> list[CopyHere]:
-        """The copy of that name; "": all in step that have bytes here."""
-        copies = self._copies.by_name
-        if name:
-            return [copies[name]] if name in copies else []
-        return [copy for copy in copies.values() if copy.state == "in_sync"]
-
     def _hand_over(self, op: Op) -> None:
         request = op.request
-        copies = self._some(request.copy)
+        copies = self._copies.some(request.copy)
         batch = 0
         for copy in copies:
             changes: list[Change] = [Identified(copy.name, request.record)]
@@ -449,8 +451,8 @@ class Store:
             for op in ops:
                 self._answer(op, IoFailed(copy.name))
             return
-        batch = self._keeper.add(Doubted(copy.name, self.boot if copy.state == "in_sync" else ""))
-        copy.doubtful = copy.state == "in_sync"
+        batch = self._keeper.add(Doubted(copy.name, self.boot if copy.writable else ""))
+        copy.doubtful = copy.writable
         self._copies.judge(self._gate.map is not None and len(self._gate.map.in_sync) == 1)
         for op in ops:
             self._answer_when_kept(op, IoFailed(copy.name), batch)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.core.tables import ReplicaState
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap, moving_name, regions_of
-from vimraft.protocol.regions import Change, Doubted, Dropped, Merged, RegionRecord, StoreRecord
+from vimraft.protocol.regions import Change, Doubted, Dropped, InStep, Merged, RegionRecord, StoreRecord
 from vimraft.protocol.rules import Rules
 
 Ranges = tuple[tuple[int, int], ...]
@@ -113,13 +113,30 @@ class Copies:
             found = self.by_name.get(copy.name)
             if found is None:
                 found = self.by_name[copy.name] = CopyHere(copy.name, self._record.copy(copy.name))
+            left = found.state == "in_sync" != copy.state
             found.state, found.ranges = copy.state, here[copy.name]
             found.writable = copy.state in ("in_sync", "syncing")
-            if found.record.doubtful and copy.state != "in_sync":
+            if found.record.doubtful and (left or not found.writable):
                 changes.append(Doubted(copy.name, ""))
-            found.doubtful = found.record.doubtful == self._boot and copy.state == "in_sync"
+            if found.record.in_step_since and copy.state == "in_sync":
+                changes.append(InStep(copy.name, (), 0, ""))
+            found.doubtful = found.record.doubtful == self._boot and found.writable and not left
         self.judge(len(newer.in_sync) == 1)
         return changes
+
+    def some(self, name: LocalName) -> list[CopyHere]:
+        """The copy of that name; "": all in step that have bytes here."""
+        if name:
+            return [self.by_name[name]] if name in self.by_name else []
+        return [copy for copy in self.by_name.values() if copy.state == "in_sync"]
+
+    def begin_anew(self, name: LocalName) -> list[Change]:
+        """All that is active is copied to it again, and so all that it could not flush."""
+        copy = self.by_name.get(name)
+        if copy is None or not copy.doubtful or copy.state != "syncing":
+            return []
+        copy.doubtful = False
+        return [Doubted(copy.name, "")]
 
     def judge(self, only_one: bool) -> None:
         """Whether reads may go to a copy. The only one in sync is read even when it could not flush: clients

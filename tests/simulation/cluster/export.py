@@ -181,6 +181,7 @@ class Export(Process):
             store_timeout_ns=int(settings.store_timeout_s * 1e9),
             seal_grace_ns=500_000_000,
             active_regions=settings.max_active,
+            in_step_regions=settings.in_step_regions,
         )
         owner = Owner(
             self.me,

@@ -69,6 +69,7 @@ class Settings(Struct, frozen=True):
     record_s: float
     drift: float
     max_active: int
+    in_step_regions: int
 
 
 def choose(rng: random.Random, only: tuple[str, ...] = ()) -> Settings:
@@ -100,6 +101,7 @@ def choose(rng: random.Random, only: tuple[str, ...] = ()) -> Settings:
         record_s=rng.choice((0.0002, 0.002, 0.02)),
         drift=rng.choice((0.0, 0.05, 0.11)),
         max_active=rng.choice((3, 6, 4096)),
+        in_step_regions=rng.choice((1, 2, 128)),
     )
 
 

@@ -55,6 +55,8 @@ class FakeStore:
         """`silent`: no answer."""
         self.seen: list[StoreRequest] = []
         self.missed: tuple[int, ...] = ()
+        self.missed_since: Callable[[int], tuple[int, ...]] = lambda since: self.missed
+        self.in_step: tuple[int, set[int], str] = (0, set(), "")
         self.active: tuple[int, ...] = ()
         self.record = "r1"
 
@@ -79,7 +81,13 @@ class FakeStore:
             elif request.kind == "seal":
                 answer.regions, answer.record = self.active, self.record
             elif request.kind == "missed":
-                answer.regions, answer.record = self.missed, self.record
+                answer.regions, answer.record = self.missed_since(request.since), self.record
+            elif request.kind == "in_step":
+                known = self.in_step[1] if self.in_step[0] == request.since else set()
+                self.in_step = (request.since, known | set(request.regions), request.record)
+            elif request.kind == "what_is_in_step":
+                answer.since, regions, answer.record = self.in_step
+                answer.regions = tuple(sorted(regions))
         return answer
 
     def kinds(self) -> list[str]:

@@ -271,3 +271,82 @@ def test_a_store_without_room_gets_first_what_is_active_there_by_now() -> None:
     assert resync.phase == "promoting"
     asked = [one.first // REGION_BYTES for one in rome.seen if one.kind == "write"]
     assert len(asked) < 50, "it is not tried again and again"
+
+
+def resumed(world: World, first: VolumeMap) -> list[int]:
+    """Another owner brings it back; what is copied."""
+    again = World(first)
+    again.owner.desk.record = "r1"
+    again.stores = world.stores
+    for store in again.stores.values():
+        store.seen.clear()
+        store.how = lambda request: "done"
+    resync = Resync(again.owner, B)
+    again.run(resync.start(again.now))
+    again.apply(after(first, B="syncing"))
+    again.wait(1)
+    assert resync.phase == "promoting"
+    return copied(again)
+
+
+def interrupted(world: World, resync: Resync) -> VolumeMap:
+    """Two of six regions are in step for good when the copy is gone again."""
+    world.owner.desk.limits = msgspec.structs.replace(world.owner.desk.limits, in_step_regions=2)
+    world.stores[PARIS].missed = (0, 1, 2, 3, 4, 5)
+    world.stores[ROME].active = ()
+    writes = 0
+
+    def how(request: StoreRequest) -> str:
+        nonlocal writes
+        writes += request.kind == "write"
+        return "silent" if request.kind == "write" and writes > 2 else "done"
+
+    world.stores[ROME].how = how
+    go(world, resync)
+    world.wait(1)
+    assert [one.regions for one in world.stores[ROME].seen if one.kind == "in_step"] == [(0, 1)]
+    stale = after(world.owner.desk.newest, B="stale")
+    return msgspec.structs.replace(stale, epoch=stale.epoch + 1)
+
+
+def test_the_next_attempt_goes_on_where_this_one_ended() -> None:
+    world, resync = begin(away())
+    first = interrupted(world, resync)
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    assert resumed(world, first) == [2, 3, 4, 5]
+
+
+def test_what_was_written_since_it_was_in_step_is_copied_again() -> None:
+    world, resync = begin(away())
+    first = interrupted(world, resync)
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else (1,)
+    assert resumed(world, first) == [1, 2, 3, 4, 5]
+
+
+def test_what_is_active_at_its_own_stores_is_copied_again_though_it_was_in_step() -> None:
+    world, resync = begin(away())
+    first = interrupted(world, resync)
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    world.stores[ROME].active = (0,)
+    assert resumed(world, first) == [0, 2, 3, 4, 5]
+
+
+def test_what_is_in_step_by_another_record_is_copied_again() -> None:
+    world, resync = begin(away())
+    first = interrupted(world, resync)
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    since, regions, _ = world.stores[ROME].in_step
+    world.stores[ROME].in_step = (since, regions, "r0")
+    assert resumed(world, first) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_the_copy_could_not_flush_is_not_in_step() -> None:
+    world, resync = begin(away())
+    world.owner.desk.limits = msgspec.structs.replace(world.owner.desk.limits, in_step_regions=1)
+    world.stores[PARIS].missed = (0, 1)
+    world.stores[ROME].active = ()
+    world.stores[ROME].how = lambda request: "failed" if request.kind == "flush" else "done"
+    go(world, resync)
+    world.wait(1)
+    assert "in_step" not in world.stores[ROME].kinds()
+    assert resync.phase == "failed"
