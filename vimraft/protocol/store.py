@@ -363,7 +363,9 @@ class Store:
         new = tuple(region for region in wanted if region not in copy.marking)
         active = copy.record.active
         more = sum(region not in active for region in new)
-        if more and len(active) + more > self._limits.active_regions:  # two copies that became one may have more
+        if (
+            more and len(active) + more > self._limits.active_regions
+        ):  # two copies that became one may have more
             self._answer(op, NoRoom(len(active)))
             return False
         if new:
