@@ -362,10 +362,10 @@ class Store:
             return True
         new = tuple(region for region in wanted if region not in copy.marking)
         active = copy.record.active
-        more = sum(region not in active for region in new)
-        if (
-            more and len(active) + more > self._limits.active_regions
-        ):  # two copies that became one may have more
+        more = sum(
+            region not in active for region in new
+        )  # none: two copies that became one may have too many
+        if more and len(active) + more > self._limits.active_regions:
             self._answer(op, NoRoom(len(active)))
             return False
         if new:

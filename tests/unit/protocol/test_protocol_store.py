@@ -5,9 +5,9 @@ import pytest
 from tests.unit.protocol.store_world import BERN, BLOCK, ROME, SIZE, A, B, StoreWorld, copy, table
 from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol import messages as m
-from vimraft.protocol.effects import BackendFlush, Drained
+from vimraft.protocol.effects import BackendFlush, BackendIo, Drained
 from vimraft.protocol.maps import REGION_BYTES, moving_name
-from vimraft.protocol.regions import Doubted, FloorRaised, Marked
+from vimraft.protocol.regions import Change, Doubted, FloorRaised, Marked
 from vimraft.protocol.rules import without
 from vimraft.protocol.store_requests import StoreLimits
 
@@ -377,3 +377,12 @@ def test_a_checksum_is_refused_like_a_read_and_touches_no_region() -> None:
     world.ask("checksum")
     world.done("unknown")
     assert world.store.in_flight == 0, "what a read did not bring is over"
+
+
+def test_what_is_active_already_needs_no_room_even_if_there_are_too_many() -> None:
+    """Two copies that became one may have more than one of them may."""
+    disk: list[Change] = [Marked(A, (1, 2, 3), 4)]
+    world = StoreWorld(disk=disk, limits=StoreLimits(active_regions=2))
+    world.ask("write", REGION_BYTES)
+    assert isinstance(world.io[0], BackendIo), "its mark of this epoch is on the disk"
+    assert world.answers[world.ask("write", 5 * REGION_BYTES)] == m.NoRoom(3)
