@@ -81,6 +81,7 @@ def test_a_survivor_goes_on_and_the_others_come_back_only_empty(tmp_path):
         come_back(cluster, osaka, tokyo)
         wait_for(lambda: len(voters(tokyo)) == 2, 40, f"osaka votes again: {osaka.tail()}")
         wait_for(lambda: "after" in {v.name for v in osaka.status().volumes}, 20, "osaka has the tables")
+        released(osaka)
         build(osaka, "at-osaka")
 
 
