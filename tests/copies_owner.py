@@ -9,10 +9,12 @@ from tests.copies_memory import VOLUME, MemoryStore
 from vimraft.core.ids import ManagerName
 from vimraft.data import feed
 from vimraft.data.copies.links import CopyLink, PeerStores, Place
+from vimraft.data.copies.owner_side import Client
 from vimraft.data.copies.shell import Shell
 from vimraft.data.copies.volumes import OwnedVolumes
 from vimraft.data.errors import PeerLost
 from vimraft.protocol.asks import Answer
+from vimraft.protocol.losses import LossMark
 from vimraft.protocol.maps import VolumeMap
 from vimraft.protocol.messages import Session, StoreAnswer, for_owner
 from vimraft.protocol.owner_effects import StoreRequest
@@ -81,6 +83,7 @@ class Plane:
             self.shell, lambda _volume: self.stores["a"], cachers=list, io_timeout_s=lambda: io_timeout_s
         )
         self.counter = 0
+        self.client = Client("client", LossMark(1))
 
     def lease(self, seconds: float = 60.0) -> None:
         self.volumes.set_lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * 1e9))

@@ -386,7 +386,7 @@ class Plane:
         if handle.ticket:
             return describe_ticket(handle.ticket)
         if plan.copies is not None:
-            return describe(COPIES, self.instance, plan.copies.owed)
+            return describe(COPIES, self.instance, plan.copies.owed.text)
         if any(real.opening for real in plan.reals):
             return describe("?", self.instance, gate.losses())
         boot = self.boot_id

@@ -19,6 +19,7 @@ from vimraft.data.errors import IoError
 from vimraft.data.holds import Holds
 from vimraft.data.remote import COPIES, LinkKey, Vitals
 from vimraft.data.volume import Plan
+from vimraft.protocol.losses import NO_LOSS, LossMark
 
 if TYPE_CHECKING:
     from vimraft.data.slow_path import SlowPath
@@ -84,7 +85,7 @@ class VolumeGate:
         self._holds: set[int] = set()
         self._changed = threading.Condition()
         self._peer_vitals: dict[LinkKey, Vitals] = {}
-        self._owed: int | None = None
+        self._owed = NO_LOSS
         self._losses = losses
         """Losses not counted by the present plan's real volumes."""
         self._refresh()
@@ -211,16 +212,15 @@ class VolumeGate:
         with self._changed:
             known = self._peer_vitals.get(key)
             self._peer_vitals[key] = vitals
-            if vitals.boot == COPIES:
-                self._note_owed(int(vitals.losses))
-            elif known is not None and known != vitals and known.boot != COPIES:
+            self._owed = max(self._owed, vitals.owed)
+            if known is not None and known != vitals and COPIES not in (known.boot, vitals.boot):
                 self._losses += 1
 
-    def _note_owed(self, epoch: int) -> None:
-        """Of a volume with copies, by whichever owner: its last loss. The first word of one is no news."""
-        if self._owed is not None and epoch > self._owed:
-            self._losses += 1
-        self._owed = max(epoch, self._owed or 0)
+    @property
+    def known_loss(self) -> LossMark:
+        """What a connection that begins now need not be told: of a volume with copies."""
+        copies = self.plan.copies
+        return max(LossMark(self.plan.epoch), self._owed, NO_LOSS if copies is None else copies.owed)
 
     def peer_vitals(self, key: LinkKey) -> Vitals | None:
         return self._peer_vitals.get(key)

@@ -20,6 +20,7 @@ from typing import NamedTuple, NoReturn
 import nbd
 
 from vimraft.data.errors import IoError, PeerLost, wire_errno
+from vimraft.protocol.losses import NO_LOSS, LossMark
 
 MAX_LINKS = 1024
 """Connections to peers of one process; beyond that the one that was idle for longest is closed."""
@@ -38,7 +39,7 @@ FLAG_FUA = nbd.CMD_FLAG_FUA
 
 COPIES = "copies"
 """The boot of an owner of several copies: what it had in its own memory says nothing about them. Its losses
-are the epoch of the last one, the same at every owner."""
+are the mark of the last one, the same at every owner."""
 
 
 class Vitals(NamedTuple):
@@ -47,8 +48,13 @@ class Vitals(NamedTuple):
     boot: str
     losses: str
 
+    @property
+    def owed(self) -> LossMark:
+        """Of an owner of several copies; of others nothing."""
+        return LossMark.parse(self.losses) if self.boot == COPIES else NO_LOSS
 
-def describe(boot: str, instance: str, losses: int) -> str:
+
+def describe(boot: str, instance: str, losses: int | str) -> str:
     return f"boot={boot} instance={instance} losses={losses}"
 
 

@@ -30,6 +30,7 @@ from vimraft.data.request import (
     split_jobs,
 )
 from vimraft.data.volume import FORWARD, Entry, Piece, Plan
+from vimraft.protocol.losses import NO_LOSS, LossMark
 
 BLOCK_MIN_BYTES = 512
 BLOCK_PREFERRED_BYTES = 4096
@@ -86,7 +87,7 @@ class SlowPath:
         self.read_ns = self.write_ns = self.flushes = self.errors = self.forwarded = 0
         self._idle: dict[LinkKey, list[Link]] = {}
         """Links at rest, which the pool may reclaim at any time: `pop` and `append` only."""
-        self.client = Client(f"{pool.session_prefix}{next(_clients)}", gate.plan.epoch)
+        self.client = Client(f"{pool.session_prefix}{next(_clients)}", gate.known_loss)
         self.stranded: Link | None = None
         """What the hot path leaves to `_run` after a failure."""
         self._losses_seen = gate.losses()
@@ -179,7 +180,7 @@ class SlowPath:
                 raise IoError(errno.EROFS, f"{plan.map.name} is read-only")
             plan.copies.run(op, self.client)
             if op.kind == FLUSH:
-                self._losses_seen = self.gate.losses()  # what was lost at copies, their owner has told
+                self._tell_losses(plan)
             return
         if op.kind == FLUSH:
             self._flush(plan, op, deadline)
@@ -287,9 +288,15 @@ class SlowPath:
             for link in links:
                 self._give(link, op)
         op.pending = []
-        losses = self.gate.losses()
-        if losses != self._losses_seen:
+        self._tell_losses(plan, *(link.vitals.owed for link in links if link.vitals is not None))
+
+    def _tell_losses(self, plan: Plan, *owed: LossMark) -> None:
+        """`owed`: by what owners of copies said as we connected. That connection may be newer than the loss,
+        so that the owner owes it nothing, and the client's older. Raises IoError."""
+        losses, mark = self.gate.losses(), max(owed, default=NO_LOSS)
+        if losses != self._losses_seen or mark > self.client.since:
             self._losses_seen = losses
+            self.client.told(mark)
             raise IoError(errno.EIO, f"{plan.map.name}: writes since the last flush may have been lost")
 
     def _flush_local(self, plan: Plan) -> None:
@@ -311,6 +318,8 @@ class SlowPath:
         try:
             link.ready(plan.epoch, min(deadline, time.monotonic() + 1.0))
             link.done()
+            if link.vitals is not None:
+                self.client.told(link.vitals.owed)
         except PeerLost:
             pass  # the next connection will read it
         self._losses_seen = self.gate.losses()

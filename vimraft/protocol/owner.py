@@ -19,7 +19,7 @@ from vimraft.protocol.copying import Equalise
 from vimraft.protocol.desk import Desk, Leases, Limits, names
 from vimraft.protocol.flushing import Clearing, Flushing
 from vimraft.protocol.lease import SoleHolderRight
-from vimraft.protocol.losses import Losses
+from vimraft.protocol.losses import NO_LOSS, Losses
 from vimraft.protocol.maps import VolumeMap, regions_of
 from vimraft.protocol.owner_effects import (
     ClientRequest,
@@ -304,7 +304,7 @@ class Owner:
     def _flush(self, client: _Client) -> None:
         if not self._here(client):
             return
-        if self.losses.owed_to(client.request):
+        if self._owed(client):
             self._flush_ended(client, "done")
         else:
             self.flushing.flush(lambda how: self._flush_ended(client, how))
@@ -315,11 +315,11 @@ class Owner:
             self.lost_unflushed()
         if not self._here(client):
             return
-        owes = how == "failed" or self.losses.owed_to(client.request)
-        if owes:
-            self.losses.tell(client.request.session)
         self._forget(client)
-        self._reply(client.request, "failed" if owes else "done")
+        self._reply(client.request, "failed" if how == "failed" or self._owed(client) else "done")
+
+    def _owed(self, client: _Client) -> bool:
+        return client.request.since < self.losses.mark
 
     def _forget(self, client: _Client) -> None:
         """It needs nothing any more; of a write nothing was sent."""
@@ -330,7 +330,8 @@ class Owner:
             self.unlock(client.lock)
 
     def _reply(self, request: ClientRequest, how: ReplyHow, data: bytes = b"") -> None:
-        self.desk.effects.append(Reply(request.id, how, data))
+        told = self.losses.mark if request.kind == "flush" and how == "failed" else NO_LOSS
+        self.desk.effects.append(Reply(request.id, how, data, told))
 
     def _expire(self) -> None:
         """Requests come in the order of their deadlines."""

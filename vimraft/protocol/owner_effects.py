@@ -11,6 +11,7 @@ from vimraft.core import commands
 from vimraft.core.ids import LocalName, ManagerName, VolumeName
 from vimraft.protocol.asks import Ask, AskKind
 from vimraft.protocol.lease import Mark
+from vimraft.protocol.losses import NO_LOSS, LossMark
 
 RequestKind = Literal["read", "write", "zero", "trim", "flush"]
 ReplyHow = Literal["done", "failed", "moved", "full"]
@@ -27,8 +28,9 @@ class ClientRequest(Struct, frozen=True, gc=False):
     end: int = 0
     data: bytes = b""
     fua: bool = False
-    since_epoch: int = 0
-    """The volume's epoch when the session began."""
+    since: LossMark = NO_LOSS
+    """The newest loss that the session has been told of, or that came before it began: at least the volume's
+    epoch then."""
 
 
 class StoreRequest(Struct, frozen=True, gc=False):
@@ -89,6 +91,8 @@ class Reply(Struct, frozen=True, gc=False):
     id: int
     how: ReplyHow
     data: bytes = b""
+    told: LossMark = NO_LOSS
+    """The loss for which a flush failed: the session knows it once the client has this answer."""
 
 
 Command = (

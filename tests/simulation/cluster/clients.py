@@ -13,6 +13,7 @@ from tests.simulation.cluster.record import SECTOR, Kind, Operation, Record, byt
 from tests.simulation.cluster.settings import Settings, VolumeWanted
 from tests.simulation.world import World
 from vimraft.core.ids import VolumeName
+from vimraft.protocol.losses import NO_LOSS, LossMark
 from vimraft.protocol.maps import REGION_BYTES
 
 LOCAL_S = 0.0002
@@ -67,7 +68,7 @@ class Client:
         self._host = hosts[0]
         self._life = -1
         self._session = ""
-        self._since = 0
+        self._since = NO_LOSS
         self._last = volume.regions * (REGION_BYTES // SECTOR)
 
     def start(self) -> None:
@@ -92,8 +93,8 @@ class Client:
         self._life = export.life
         self._sessions += 1
         self._session = f"{self.name}.{self._sessions}"
-        self._since = export.since_epoch(VolumeName(self.volume.name))
-        self.record.session(self._session, self.volume.name, self._since)
+        self._since = export.known_loss(VolumeName(self.volume.name))
+        self.record.session(self._session, self.volume.name, self._since.epoch)
 
     @property
     def attached(self) -> bool:
@@ -148,7 +149,9 @@ class Client:
         data = bytes_of(operation.tags) if kind == "write" else b""
         at = operation.first * SECTOR
 
-        def told(how: str, found: bytes) -> None:
+        def told(how: str, found: bytes, mark: LossMark) -> None:
+            if operation.session == self._session:
+                self._since = max(self._since, mark)
             self.world.after(LOCAL_S, self._end, operation, how, found)
 
         task = Task(

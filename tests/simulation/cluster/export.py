@@ -18,6 +18,7 @@ from vimraft.core.tables import State
 from vimraft.protocol.desk import Leases, Limits
 from vimraft.protocol.handover import HandOver
 from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
+from vimraft.protocol.losses import NO_LOSS, LossMark
 from vimraft.protocol.maps import VolumeMap, map_of
 from vimraft.protocol.messages import Session, StoreAnswer, for_owner
 from vimraft.protocol.owner import Owner
@@ -27,7 +28,6 @@ from vimraft.protocol.owner_effects import (
     Persist,
     Propose,
     Reply,
-    ReplyHow,
     Send,
     SetTimer,
     StoreRequest,
@@ -48,7 +48,7 @@ class Served:
         """The one that counts: each replaces the one before."""
         self.takeover: TakeOver | None = None
         self.resyncs: dict[LocalName, Resync] = {}
-        self.asked: dict[int, Callable[[ReplyHow, bytes], None]] = {}
+        self.asked: dict[int, Callable[[Reply], None]] = {}
 
 
 class Export(Process):
@@ -170,8 +170,8 @@ class Export(Process):
     def _let_go(self, name: VolumeName, served: Served) -> None:
         del self.served[name]
         left, served.asked = served.asked, {}
-        for told in left.values():
-            told("moved", b"")
+        for number, told in left.items():
+            told(Reply(number, "moved"))
 
     def _begin(self, name: VolumeName, found: VolumeMap) -> None:
         host, rules, settings = self.host, self.host.rules, self.host.settings
@@ -223,9 +223,10 @@ class Export(Process):
 
     # --- clients --------------------------------------------------------------------------------------
 
-    def since_epoch(self, name: VolumeName) -> int:
+    def known_loss(self, name: VolumeName) -> LossMark:
+        """What a session that begins now need not be told."""
         row = None if self.state is None else self.state.volumes.get(name)
-        return 0 if row is None else row.epoch
+        return NO_LOSS if row is None else LossMark(row.epoch)
 
     def submit(self, task: Task) -> None:
         """Serve it here or send it on; `task.told` is called once, unless this life ends."""
@@ -233,20 +234,20 @@ class Export(Process):
         if served is not None and served.owner.desk.ours:
             self._numbers += 1
             number = self._numbers
-            served.asked[number] = lambda how, data: self._answered(task, how, data)
+            served.asked[number] = lambda reply: self._answered(task, reply)
             request = ClientRequest(
-                number, task.session, task.kind, task.first, task.end, task.data, task.fua, task.since_epoch
+                number, task.session, task.kind, task.first, task.end, task.data, task.fua, task.since
             )
             self.perform(task.volume, served.owner.request(request, self.now_ns))
         elif task.forwarded:
-            task.told("moved", b"")
+            task.told("moved", b"", NO_LOSS)
         else:
             self.forwards.send(task)
 
-    def _answered(self, task: Task, how: ReplyHow, data: bytes) -> None:
-        if how in ("done", "failed") or task.forwarded:
-            task.told(how, data)
-        elif how == "moved":
+    def _answered(self, task: Task, reply: Reply) -> None:
+        if reply.how in ("done", "failed") or task.forwarded:
+            task.told(reply.how, reply.data, reply.told)
+        elif reply.how == "moved":
             self.forwards.again(task)
         else:
             self.after(WAIT_S, self.submit, task)
@@ -259,10 +260,10 @@ class Export(Process):
             match effect:
                 case Send(store=store, request=request):
                     self._send(store, request)
-                case Reply(id=number, how=how, data=data):
+                case Reply(id=number):
                     told = served.asked.pop(number, None) if served is not None else None
                     if told is not None:
-                        told(how, data)
+                        told(effect)
                 case Propose(token=token, command=command):
                     assert served is not None, "owners propose while they serve"
                     self._propose(name, served.owner, token, command)

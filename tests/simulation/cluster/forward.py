@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.cluster.wire import Connection
 from vimraft.core.ids import ManagerName, VolumeName
+from vimraft.protocol.losses import NO_LOSS, LossMark
 from vimraft.protocol.owner_effects import ReplyHow, RequestKind
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Task:
         "kind",
         "sent",
         "session",
-        "since_epoch",
+        "since",
         "told",
         "volume",
     )
@@ -47,8 +48,8 @@ class Task:
         end: int,
         data: bytes,
         fua: bool,
-        since_epoch: int,
-        told: Callable[[Any, bytes], None],
+        since: LossMark,
+        told: Callable[[Any, bytes, LossMark], None],
         *,
         forwarded: bool = False,
     ) -> None:
@@ -59,7 +60,7 @@ class Task:
         self.end = end
         self.data = data
         self.fua = fua
-        self.since_epoch = since_epoch
+        self.since = since
         self.told = told
         self.forwarded = forwarded
         self.sent = False
@@ -67,7 +68,7 @@ class Task:
     @property
     def words(self) -> tuple[Any, ...]:
         return (
-            self.volume, self.session, self.kind, self.first, self.end, self.data, self.fua, self.since_epoch
+            self.volume, self.session, self.kind, self.first, self.end, self.data, self.fua, self.since
         )  # fmt: skip
 
 
@@ -142,7 +143,7 @@ class Forwards:
         """Somebody may have begun with it."""
         export = self._export
         if task.kind in ("write", "zero", "trim") and not export.host.resend:
-            task.told("gone", b"")
+            task.told("gone", b"", NO_LOSS)
         else:
             export.after(AGAIN_S, export.submit, task)
 
@@ -177,12 +178,12 @@ class Forwards:
         link = self._links.get(ManagerName(connection.ends[1].site))
         if link is None or link.connection is not connection:
             return
-        _, number, how, data = payload
+        _, number, how, data, mark = payload
         task = link.tasks.pop(number, None)
         if task is None:
             return
         if how in ("done", "failed"):
-            task.told(how, data)
+            task.told(how, data, mark)
         else:
             self.again(task)
 
@@ -224,9 +225,9 @@ class Forwards:
     ) -> None:
         generation.running += 1
 
-        def told(how: ReplyHow, data: bytes) -> None:
+        def told(how: ReplyHow, data: bytes, mark: LossMark) -> None:
             generation.running -= 1
-            connection.send(self._export, ("answer", number, how, data))
+            connection.send(self._export, ("answer", number, how, data, mark))
             newest = self._newest.get(connection.ends[0].site)
             if newest is not None and not generation.running:
                 self._go_on(newest)

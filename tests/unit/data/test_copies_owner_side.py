@@ -18,12 +18,12 @@ from vimraft.data.errors import IoError, TryAgain
 from vimraft.data.holds import Holds
 from vimraft.data.request import FLUSH, READ, WRITE, ZERO, Op
 from vimraft.protocol.lease import Mark
+from vimraft.protocol.losses import LossMark
 from vimraft.protocol.maps import VolumeMap
 from vimraft.protocol.messages import Session, StoreAnswer
 from vimraft.protocol.owner_effects import StoreRequest
 
 BLOCK = 4096
-CLIENT = Client("client", 1)
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def plane(tmp_path: Path) -> Plane:
     return plane
 
 
-def write(plane: Plane, offset: int, data: bytes, client: Client = CLIENT) -> None:
-    plane.volume.run(Op(WRITE, offset, len(data), memoryview(data)), client)
+def write(plane: Plane, offset: int, data: bytes) -> None:
+    plane.volume.run(Op(WRITE, offset, len(data), memoryview(data)), plane.client)
 
 
 def read(plane: Plane, offset: int, length: int) -> bytes:
     found = bytearray(length)
-    plane.volume.run(Op(READ, offset, length, memoryview(found)), CLIENT)
+    plane.volume.run(Op(READ, offset, length, memoryview(found)), plane.client)
     return bytes(found)
 
 
-def flush(plane: Plane, client: Client = CLIENT) -> None:
-    plane.volume.run(Op(FLUSH, 0, 1), client)
+def flush(plane: Plane, client: Client | None = None) -> None:
+    plane.volume.run(Op(FLUSH, 0, 1), client or plane.client)
 
 
 class Later(threading.Thread):
@@ -56,7 +56,7 @@ class Later(threading.Thread):
     def __init__(self, plane: Plane, op: Op) -> None:
         super().__init__(daemon=True)
         self.error: Exception | None = None
-        self._call = lambda: plane.volume.run(op, CLIENT)
+        self._call = lambda: plane.volume.run(op, plane.client)
         self.start()
 
     def run(self) -> None:
@@ -85,7 +85,7 @@ def test_a_write_is_at_both_copies_when_it_is_acknowledged(plane: Plane) -> None
 
 def test_a_long_zero_is_made_in_parts(plane: Plane) -> None:
     write(plane, 0, b"x" * BLOCK)
-    plane.volume.run(Op(ZERO, 0, 8 * MIB), CLIENT)
+    plane.volume.run(Op(ZERO, 0, 8 * MIB), plane.client)
     assert not any(plane.stores["b"].data["B"])
 
 
@@ -319,7 +319,7 @@ def test_a_lost_write_cache_fails_the_next_flush_of_older_sessions_once(plane: P
     with pytest.raises(IoError):
         flush(plane)
     flush(plane)
-    flush(plane, Client("new", 2))
+    flush(plane, Client("new", LossMark(2)))
 
 
 def test_figures_name_the_copies(plane: Plane) -> None:

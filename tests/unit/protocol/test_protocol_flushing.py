@@ -2,7 +2,9 @@
 
 from tests.unit.protocol.owner_world import PARIS, ROME, A, B, S, World, after, copy, two
 from vimraft.core.commands import Retire
+from vimraft.protocol.losses import LossMark
 from vimraft.protocol.maps import VolumeMap
+from vimraft.protocol.owner_effects import Reply
 from vimraft.protocol.rules import Rules
 from vimraft.protocol.tracker import CLEAR_AFTER_NS
 
@@ -45,12 +47,18 @@ def test_a_copy_whose_flush_failed_is_retired_and_not_asked_again() -> None:
 def test_the_last_copy_is_never_retired_and_every_session_is_told_of_its_failed_flush() -> None:
     world = World(after(two(), B="stale"))
     world.stores[PARIS].how = failing("flush")
-    assert world.how(world.ask("flush", session="c1")) == "failed"
+    began = LossMark(world.owner.desk.newest.epoch)
+    first = world.replies[world.ask("flush", session="c1", since=began)]
+    assert first.how == "failed"
     assert world.proposed == []
     world.stores[PARIS].how = lambda request: "done"
-    assert world.how(world.ask("flush", session="c1")) == "done"
-    assert world.how(world.ask("flush", session="c2")) == "failed"
-    assert world.how(world.ask("flush", session="c2")) == "done"
+    assert world.how(world.ask("flush", session="c1", since=first.told)) == "done"
+    assert world.how(world.ask("flush", session="c2", since=began)) == "failed"
+    assert world.how(world.ask("flush", session="c2", since=world.owner.losses.mark)) == "done"
+    world.stores[PARIS].how = failing("flush")
+    assert world.replies[world.ask("flush", session="c1", since=first.told)].told > first.told
+    world.stores[PARIS].how = lambda request: "done"
+    assert world.how(world.ask("flush", session="c2", since=first.told)) == "failed", "it knows one"
 
 
 def test_a_write_with_fua_carries_it_to_all_copies() -> None:
@@ -66,16 +74,19 @@ def test_after_a_loss_the_first_flush_of_every_older_session_fails() -> None:
     world.ask("flush", session="old")
     lossy = after(alone, lossy="yes")
     world.apply(lossy)
-    assert world.how(world.ask("flush", session="old", since_epoch=6)) == "failed"
-    assert world.how(world.ask("flush", session="old", since_epoch=6)) == "done"
-    assert world.how(world.ask("flush", session="new", since_epoch=lossy.epoch)) == "done"
+    reply = world.replies[world.ask("flush", session="old", since=LossMark(6))]
+    assert reply == Reply(reply.id, "failed", told=LossMark(lossy.epoch))
+    again = world.ask("flush", session="old", since=LossMark(6))
+    assert world.how(again) == "failed", "the answer may have been lost"
+    assert world.how(world.ask("flush", session="old", since=reply.told)) == "done"
+    assert world.how(world.ask("flush", session="new", since=LossMark(lossy.epoch))) == "done"
 
 
 def test_without_the_lossy_rule_nobody_is_told() -> None:
     alone = after(two(), B="stale")
     world = World(alone, rules=Rules(lossy_mark=False))
     world.apply(after(alone, lossy="yes"))
-    assert world.how(world.ask("flush", since_epoch=6)) == "done"
+    assert world.how(world.ask("flush", since=LossMark(6))) == "done"
 
 
 def test_a_region_left_alone_is_cleared_after_a_flush_and_not_before() -> None:

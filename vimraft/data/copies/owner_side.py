@@ -16,7 +16,6 @@ moves) is in `upkeep`. Keeps:
 import itertools
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 from vimraft.core.ids import ManagerName
 from vimraft.data.copies.flights import DATA_KINDS, Flight, poll_flights
@@ -27,6 +26,7 @@ from vimraft.data.errors import PeerLost
 from vimraft.protocol.asks import Answer
 from vimraft.protocol.desk import Leases, Limits
 from vimraft.protocol.lease import SoleHolderRight
+from vimraft.protocol.losses import LossMark
 from vimraft.protocol.maps import VolumeMap
 from vimraft.protocol.messages import Session, StoreAnswer, for_owner
 from vimraft.protocol.owner import Owner
@@ -50,11 +50,19 @@ _MARGIN_S = 10.0
 """The machine ends every request itself; this much later its thread stops to wait for that."""
 
 
-class Client(NamedTuple):
-    """One connection of a client, through whatever site; `since_epoch`: the volume's when it began."""
+class Client:
+    """One connection of a client, through whatever site."""
 
-    name: str
-    since_epoch: int
+    __slots__ = ("name", "since")
+
+    def __init__(self, name: str, since: LossMark) -> None:
+        """`since`: of the volume when it began; at least its epoch."""
+        self.name = name
+        self.since = since
+
+    def told(self, mark: LossMark) -> None:
+        """The client gets an error for it."""
+        self.since = max(self.since, mark)
 
 
 class _Waiter:
@@ -104,7 +112,7 @@ class OwnerSide:
     ) -> Reply:
         """Waits for the reply. `moved` also when this life has ended."""
         number = next(self._ids)
-        request = ClientRequest(number, client.name, kind, first, end, data, fua, client.since_epoch)
+        request = ClientRequest(number, client.name, kind, first, end, data, fua, client.since)
         waiter = _Waiter()
         with self.lock:
             if self.closed:

@@ -26,6 +26,7 @@ from vimraft.data.holds import Holds
 from vimraft.data.request import FLUSH, READ, TRIM, WRITE, ZERO, Op
 from vimraft.protocol.balance import Told
 from vimraft.protocol.desk import Limits
+from vimraft.protocol.losses import NO_LOSS, LossMark
 from vimraft.protocol.owner_effects import Installed, Reply, RequestKind
 
 MAX_REQUEST_BYTES = 32 << 20
@@ -179,7 +180,9 @@ class OwnedVolume:
         if side is None:
             raise TryAgain("it waits for an epoch of its own in the tables")
         if op.kind == FLUSH:
-            _judge(self.name, side.request("flush", 0, 0, b"", fua=False, client=client))
+            reply = side.request("flush", 0, 0, b"", fua=False, client=client)
+            client.told(reply.told)
+            _judge(self.name, reply)
             op.pending = []
             return
         if op.fast:
@@ -228,9 +231,9 @@ class OwnedVolume:
             self._upkeep.verifying.asked(wanted)
 
     @property
-    def owed(self) -> int:
-        """Epoch of the last loss that sessions which began before it are told; 0: none."""
-        return 0 if self._side is None else self._side.owner.losses.epoch
+    def owed(self) -> LossMark:
+        """Of the last loss: sessions that do not know it are told by their next flush."""
+        return NO_LOSS if self._side is None else self._side.owner.losses.mark
 
     def status(self) -> feed.CopiesStatus | None:
         return None if self._upkeep is None else self._upkeep.status()
