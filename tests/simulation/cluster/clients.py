@@ -121,6 +121,8 @@ class Client:
         kind: Kind = "flush" if draw < 0.1 else "read" if draw < 0.5 else "write"
         if kind == "write" and zeros and self.random.random() < 0.2:
             kind = "zero" if self.random.random() < 0.5 else "trim"
+        if kind not in ("read", "flush") and not self._free():
+            kind = "read"
         self.begin(kind)
 
     def begin(self, kind: Kind, first: int = -1) -> None:
@@ -128,10 +130,10 @@ class Client:
         sectors = 0
         if kind != "flush":
             sectors = self.random.randint(1, MAX_SECTORS) if first < 0 else 1
-            if first < 0:
-                first = self.random.choice(self.reads if kind == "read" else self.writes)
             if kind != "read" and not self.settings.shared:
                 sectors = 1
+            if first < 0:
+                first = self.random.choice(self.reads if kind == "read" else self._free())
             sectors = min(sectors, self._last - first)
         fua = kind == "write" and self.random.random() < 0.1
         now = self.world.now
@@ -168,6 +170,14 @@ class Client:
         export = self._host.export
         self.world.after(LOCAL_S, export.run, self._life, export.submit, task)
         self.world.after(self.settings.io_timeout_s * PATIENCE, self._end, operation, "gone", b"")
+
+    def _free(self) -> list[int]:
+        """Where writes are sent again it does not write what it is writing already, as a kernel's page cache
+        never has two writes of one page under way."""
+        if self.settings.shared:
+            return self.writes
+        busy = {one.first for one in self.open.values() if one.writes}
+        return [sector for sector in self.writes if sector not in busy]
 
     def _end(self, operation: Operation, how: str, data: bytes) -> None:
         if self.open.pop(operation.number, None) is None:
