@@ -66,7 +66,6 @@ class Resync:
         self._missed: set[int] = set()
         self._asking = 0
         self._refused = False
-        self._began: int | None = None
         self._promotion: int | None = None
         self._proposed_epoch = 0
         self._running: dict[int, int] = {}
@@ -183,7 +182,8 @@ class Resync:
             self.phase = "beginning"
             newest = desk.newest
             command = BeginResync(newest.volume, newest.epoch, desk.me, self.name, desk.record)
-            self._began = desk.propose(command, self._begun)
+            self._proposed_epoch = newest.epoch
+            desk.propose(command, self._begun)
 
     def _begun(self, decision: Decision) -> None:
         if decision == "rejected":
@@ -202,12 +202,17 @@ class Resync:
                 self._finish("failed")  # decided: another change came first, so apply refuses it
         elif self.phase == "beginning" and copy.state == "syncing" and desk.map is desk.newest:
             self._ask_missed(copy)
-        elif self.phase in _WHILE_SYNCING and copy.state == "stale":
+        elif copy.state == "stale" and (self.phase in _WHILE_SYNCING or self._too_late):
             self._fail()
         elif self.phase == "copying":
             self._go_on()
         elif self.phase == "draining" and self._owner.drained:
             self._drained()
+
+    @property
+    def _too_late(self) -> bool:
+        """Another change came before the beginning; or after it, before it was installed here."""
+        return self.phase == "beginning" and self._desk.newest.epoch > self._proposed_epoch
 
     def _ask_missed(self, copy: Copy) -> None:
         desk = self._desk

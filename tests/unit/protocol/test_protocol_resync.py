@@ -160,6 +160,19 @@ def test_it_is_throttled_and_slower_while_clients_wait() -> None:
     assert len(copied(world)) == 5
 
 
+def test_it_fails_when_the_copy_was_retired_before_its_beginning_was_installed_here() -> None:
+    world, resync = begin(away())
+    world.run(resync.start(world.now))
+    world.stores[PARIS].how = lambda request: "silent"
+    world.write(7)
+    syncing = after(world.owner.desk.newest, B="syncing")
+    world.decide()
+    world.apply(syncing)
+    assert world.owner.desk.map is not world.owner.desk.newest, "the write holds it up"
+    world.apply(after(syncing, B="stale"))
+    assert resync.phase == "failed", "nothing would ever begin anew"
+
+
 def test_reads_go_on_in_a_region_that_is_copied_and_writes_wait() -> None:
     world, resync = begin(away())
     world.stores[ROME].how = lambda request: "silent" if request.kind == "write" else "done"
