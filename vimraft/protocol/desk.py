@@ -26,6 +26,7 @@ from vimraft.protocol.owner_effects import (
     Send,
     store_request,
 )
+from vimraft.protocol.pace import PaceLimits
 from vimraft.protocol.ranges import RangeLock
 from vimraft.protocol.regions import MAX_ACTIVE
 from vimraft.protocol.rules import Rules
@@ -63,9 +64,8 @@ class Limits(Struct, frozen=True, gc=False):
     active_regions: int = MAX_ACTIVE
     """What stores have room for. Writes to further regions wait here: at the stores they would wait for each
     other, each with room at one of them."""
-    resync_bytes_per_s: int = 1 << 30
-    resync_busy_bytes_per_s: int = 64 << 20
-    """While clients wait for something."""
+    pace: PaceLimits = PaceLimits()
+    """Of resyncs and verifications."""
 
 
 class Leases(Struct, frozen=True):

@@ -6,15 +6,13 @@ methods, each returns effects; `now_ns` is CLOCK_BOOTTIME. `SetTimer` says when 
 
 Keeps INV-2 (nothing is acknowledged, and no read sent, by an owner that a newer map does not name), INV-3
 (`writes`), INV-5 (the range lock; a range whose write ended with EIO stays locked until copies are equal).
-
-Deviation from the plan: what became of a proposal is said in a word (`Decision`), not by an Outcome.
 """
 
 from collections.abc import Callable
 
 from vimraft.core.ids import ManagerName
 from vimraft.protocol.asks import Answer, WriteKind
-from vimraft.protocol.balance import Balance, CopyCounters, Preference
+from vimraft.protocol.balance import Balance, Preference
 from vimraft.protocol.copying import Equalise
 from vimraft.protocol.desk import Desk, Leases, Limits, names
 from vimraft.protocol.flushing import Clearing, Flushing
@@ -31,6 +29,7 @@ from vimraft.protocol.owner_effects import (
     ReplyHow,
     SetTimer,
 )
+from vimraft.protocol.pace import Pace
 from vimraft.protocol.reads import Read
 from vimraft.protocol.rules import Rules
 from vimraft.protocol.writes import End, Write
@@ -84,6 +83,7 @@ class Owner:
         self._for_room: dict[int, _Client] = {}
         """Writes that wait for room for their regions, in the order in which they came."""
         self.losses = Losses(first.lossy_epoch)
+        self.pace = Pace(self.desk.limits.pace)
         self._followers: list[Callable[[], None]] = []
 
     # --- events ---------------------------------------------------------------------------------------
@@ -160,10 +160,6 @@ class Owner:
     @property
     def drained(self) -> bool:
         return self.desk.held and self.desk.in_flight == 0
-
-    @property
-    def counters(self) -> tuple[CopyCounters, ...]:
-        return self.balance.counters
 
     # --- requests -------------------------------------------------------------------------------------
 
@@ -271,12 +267,18 @@ class Owner:
         if data is None:
             self._reply(client.request, "failed")
         else:
-            self._reply(client.request, "done", data)
+            self._done(client, data)
 
     def _acknowledge(self, client: _Client) -> None:
         """Its range stays locked until the syncing copies have answered, too."""
         if self._clients.pop(client.request.id, None) is not None:
-            self._reply(client.request, "done")
+            self._done(client)
+
+    def _done(self, client: _Client, data: bytes = b"") -> None:
+        request, now_ns = client.request, self.desk.now_ns
+        began_ns = client.deadline_ns - self.desk.limits.io_timeout_ns
+        self.pace.client(request.kind, request.end - request.first, now_ns - began_ns, now_ns)
+        self._reply(request, "done", data)
 
     def _write_ended(self, client: _Client, how: End) -> None:
         request, desk = client.request, self.desk

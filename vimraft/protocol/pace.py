@@ -4,7 +4,7 @@ May live here: one controller for all copying of one volume, and its bounds. San
 of clients that ended and of pieces that were copied, and says how long the next piece has to wait. Nothing
 here decides about safety. Keeps:
 
-- Idle (no client waits, none did lately): the highest rate.
+- Idle (no client waits, none did lately): the highest rate. What clients made it wait for is over then.
 - Else the rate goes up while requests take less than `factor` times as long as without copying, and down by a
   quarter when they do not; never below the lowest rate, so that a resync always comes to an end.
 - "Without copying" is measured, not assumed: by requests that no copying overlapped, for each kind and size
@@ -46,6 +46,8 @@ class PaceLimits(Struct, frozen=True, gc=False):
     """How long copying rests at most, to learn what requests take without it."""
     relearn_ns: int = 20 * _S
     """What was learnt is believed for so long."""
+    burst_ns: int = 10 * MS
+    """So much may begin ahead of its time: at high rates it would wait for timers all the time."""
 
 
 class _Usual:
@@ -73,6 +75,8 @@ class Pace:
         self.rate_bytes_per_s = limits.first_bytes_per_s
         """Beside clients; when they are idle it is the highest one."""
         self._next_ns = 0
+        self._beside = False
+        """Clients were there when it was asked last."""
         self._copying = 0
         self._copying_ended_ns = -1
         self._client_ns = -limits.idle_ns
@@ -130,11 +134,16 @@ class Pace:
         if busy:
             self._client_ns = now_ns
         if self.idle(now_ns):
-            self._next_ns = min(self._next_ns, now_ns)  # what clients made it wait for is over
+            if self._beside:
+                self._beside, self._next_ns = False, now_ns
             self._new_window(now_ns)
-            return 0
+            return self._early_ns(now_ns)
+        self._beside = True
         self._adapt(now_ns, busy=busy)
-        return max(0, self._next_ns - now_ns, self._rest_ns(now_ns))
+        return max(self._early_ns(now_ns), self._rest_ns(now_ns))
+
+    def _early_ns(self, now_ns: int) -> int:
+        return max(0, self._next_ns - self._limits.burst_ns - now_ns)
 
     def idle(self, now_ns: int) -> bool:
         return now_ns - self._client_ns >= self._limits.idle_ns

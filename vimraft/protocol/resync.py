@@ -27,6 +27,7 @@ from vimraft.protocol.in_step import Kept
 from vimraft.protocol.maps import REGION_BYTES, Copy, regions_of
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Command, Decision, Effect
+from vimraft.protocol.pacing import Pacing
 from vimraft.protocol.writes import End
 
 MAX_PARALLEL = 4
@@ -38,7 +39,6 @@ Phase = Literal[
     "draining", "flushing", "promoting", "over", "failed",
 ]  # fmt: skip
 _WHILE_SYNCING = ("asking", "comparing", "copying", "draining", "flushing")
-_S = 1_000_000_000
 
 
 class Progress(Struct, frozen=True, gc=False):
@@ -71,8 +71,7 @@ class Resync:
         self._running: dict[int, int] = {}
         self._queue: list[int] = []
         """Regions to copy; the next one is the last."""
-        self._paced_ns = 0
-        self._pace_timer: int | None = None
+        self._pacing = Pacing(owner, self._paced)
         self._failures = 0
         self._no_room = False
         """A store of the copy had no room for a region: which are active there is to be asked again."""
@@ -251,7 +250,6 @@ class Resync:
         missing |= wanted - in_step
         self._total = len(missing)
         self.phase = "copying"
-        self._paced_ns = desk.now_ns
         self._go_on()
 
     # --- copying --------------------------------------------------------------------------------------
@@ -266,7 +264,7 @@ class Resync:
         missing = desk.missing.get(self.name, set())
         while len(self._running) < MAX_PARALLEL:
             region = self._next(missing)
-            if region is None or not desk.room_for(range(region, region + 1)) or not self._paced():
+            if region is None or not desk.room_for(range(region, region + 1)) or not self._pacing.may_begin():
                 break
             self._queue.pop()
             if not self._copy_region(region):
@@ -277,7 +275,7 @@ class Resync:
     def _look_for_room(self, copy: Copy) -> None:
         """Regions that are active there need no room, and leave some when they are copied and flushed; they
         may be others than at the beginning."""
-        if not self._running and self._paced():
+        if not self._running and self._pacing.may_begin():
             self._own_active.clear()
             self._queue.clear()
             self._ask_all("seal", copy)
@@ -294,20 +292,7 @@ class Resync:
             queue += sorted(left - own, reverse=True) + sorted(own, reverse=True)
         return queue[-1] if queue else None
 
-    def _paced(self) -> bool:
-        """Whether one more region may begin now; otherwise it asks to be called when it may."""
-        desk = self._desk
-        if self._paced_ns > desk.now_ns:
-            if self._pace_timer is None:
-                self._pace_timer = desk.later(self._paced_ns - desk.now_ns, self._pace)
-            return False
-        limits = desk.limits
-        rate = limits.resync_busy_bytes_per_s if self._owner.busy else limits.resync_bytes_per_s
-        self._paced_ns = max(desk.now_ns, self._paced_ns) + REGION_BYTES * _S // rate
-        return True
-
-    def _pace(self) -> None:
-        self._pace_timer = None
+    def _paced(self) -> None:
         if self.phase == "copying":
             self._go_on()
 
@@ -325,12 +310,13 @@ class Resync:
 
         def granted() -> None:
             desk.tracker.begin((region,), desk.now_ns)
+            self._pacing.begin(end - first)
             copying.start()
 
         lock = self._owner.lock(first, end, exclusive=False, granted=granted)
         if lock is None:
             self._running.pop(region, None)
-            desk.later(desk.limits.retry_ns, self._pace)
+            desk.later(desk.limits.retry_ns, self._paced)
             return False
         if region in self._running:
             self._running[region] = lock
@@ -342,6 +328,7 @@ class Resync:
         desk = self._desk
         lock = self._running.pop(region, 0)
         desk.tracker.end((region,))
+        self._pacing.end()
         if how == "done":
             self._failures = 0
             self._own_active.add(region)
@@ -359,7 +346,7 @@ class Resync:
         if self._failures >= MAX_FAILURES:
             self._fail()
         elif how == "failed":
-            self._paced_ns = max(self._paced_ns, desk.now_ns + desk.limits.retry_ns)
+            self._pacing.rest(desk.limits.retry_ns)
 
     # --- promoting ------------------------------------------------------------------------------------
 

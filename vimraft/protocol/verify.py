@@ -21,6 +21,7 @@ from vimraft.protocol.comparing import Checked, Difference, Mending, RegionCheck
 from vimraft.protocol.maps import REGION_BYTES
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Effect
+from vimraft.protocol.pacing import Pacing
 
 MAX_PARALLEL = 4
 """Regions being compared at once."""
@@ -35,9 +36,6 @@ ALONE_NS = 30_000_000_000
 Phase = Literal["comparing", "over", "moved", "stopped"]
 """`over`: all regions were looked at. `moved`: this manager is not the owner any more. `stopped`: somebody
 asked for it."""
-BURST_NS = 10_000_000
-"""So much may begin ahead of its time: at high rates a timer for every region would be what it waits for."""
-_S = 1_000_000_000
 
 
 class Tally(Struct, frozen=True):
@@ -94,12 +92,10 @@ class Verify:
         """Of regions behind one that is not known yet."""
         self._stopping = False
         self._alone_since_ns: int | None = None
-        self._paced_ns = 0
-        self._pace_timer: int | None = None
+        self._pacing = Pacing(owner, lambda: None)  # the end of any event looks again
 
     def start(self, now_ns: int) -> list[Effect]:
         self._owner.begin(now_ns)
-        self._paced_ns = now_ns
         self._owner.looks(self._look)
         self._look()
         return self._owner.end()
@@ -136,7 +132,7 @@ class Verify:
             if self._desk.held or self._desk.full or self._alone():
                 return
             far = self._next - self.tally.done >= MAX_AHEAD or self._next >= self.tally.regions
-            if (far and not self._again) or not self._paced():
+            if (far and not self._again) or not self._pacing.may_begin():
                 return
             if self._again:
                 region = self._again.pop()
@@ -149,12 +145,15 @@ class Verify:
             self._owner, region, self._mending, lambda checked: self._checked(region, checked)
         )
         self._running[region] = check
+        self._pacing.begin(REGION_BYTES)
         if not check.start():
             del self._running[region]
+            self._pacing.end()
             self._later(region, 1)
 
     def _checked(self, region: int, checked: Checked) -> None:
         del self._running[region]
+        self._pacing.end()
         attempts = self._attempts.get(region, 0) + (not checked.later)
         if checked.later or (checked.passing and attempts < self._most_attempts):
             self._attempts[region] = attempts
@@ -192,21 +191,6 @@ class Verify:
             self._skip_rest("only one copy is in sync")
             self._over()
         return True
-
-    def _paced(self) -> bool:
-        """Whether one more region may begin now; otherwise it asks to be called when it may."""
-        desk = self._desk
-        if self._paced_ns > desk.now_ns + BURST_NS:
-            if self._pace_timer is None:
-                self._pace_timer = desk.later(self._paced_ns - BURST_NS - desk.now_ns, self._pace)
-            return False
-        limits = desk.limits
-        rate = limits.resync_busy_bytes_per_s if self._owner.busy else limits.resync_bytes_per_s
-        self._paced_ns = max(desk.now_ns, self._paced_ns) + REGION_BYTES * _S // rate
-        return True
-
-    def _pace(self) -> None:
-        self._pace_timer = None  # the end of this event looks again
 
     # --- counting -------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from vimraft.protocol.owner_effects import (
     SetTimer,
     StoreRequest,
 )
+from vimraft.protocol.pace import Pace, PaceLimits
 from vimraft.protocol.rules import Rules
 
 S = 1_000_000_000
@@ -188,6 +189,13 @@ class World:
 
     def bytes_at(self, store: ManagerName, name: LocalName, at: int = 0) -> int:
         return self.stores[store].data[name][at]
+
+
+def throttle(world: World, idle: int, busy: int = 0) -> None:
+    """Bytes that are copied or compared in a second, without clients and beside them."""
+    busy = busy or idle
+    limits = PaceLimits(busy, idle, busy, burst_ns=0)
+    world.owner.pace = Pace(limits)
 
 
 def after(before: VolumeMap, **states: str) -> VolumeMap:

@@ -3,9 +3,22 @@
 import msgspec
 import pytest
 
-from tests.unit.protocol.owner_world import OSLO, PARIS, ROME, SIZE, A, B, C, S, World, after, copy, two
+from tests.unit.protocol.owner_world import (
+    OSLO,
+    PARIS,
+    ROME,
+    SIZE,
+    A,
+    B,
+    C,
+    S,
+    World,
+    after,
+    copy,
+    throttle,
+    two,
+)
 from vimraft.core.commands import BeginResync, MoveSegments, Promote, Retire
-from vimraft.protocol.desk import Limits
 from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
 from vimraft.protocol.owner_effects import StoreRequest
 from vimraft.protocol.resync import Resync
@@ -134,7 +147,7 @@ def test_a_write_that_it_misses_meanwhile_puts_its_region_back() -> None:
     world.stores[ROME].how = lambda request: (
         "failed" if fail and request.kind == "write" and request.first == 6 * REGION_BYTES else "done"
     )
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     go(world, resync)
     assert world.how(world.write(7, 6 * REGION_BYTES)) == "done"
     fail = False
@@ -146,9 +159,7 @@ def test_a_write_that_it_misses_meanwhile_puts_its_region_back() -> None:
 
 def test_it_is_throttled_and_slower_while_clients_wait() -> None:
     world, resync = begin(away(""))
-    world.owner.desk.limits = Limits(
-        resync_bytes_per_s=REGION_BYTES, resync_busy_bytes_per_s=REGION_BYTES // 10
-    )
+    throttle(world, REGION_BYTES, REGION_BYTES // 10)
     go(world, resync)
     assert len(copied(world)) == 1
     world.wait(3.01)

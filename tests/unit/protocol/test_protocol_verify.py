@@ -15,11 +15,11 @@ from tests.unit.protocol.owner_world import (
     World,
     after,
     copy,
+    throttle,
     two,
 )
 from vimraft.core.ids import LocalName
 from vimraft.protocol.comparing import Difference, Mending, pieces
-from vimraft.protocol.desk import Limits
 from vimraft.protocol.maps import REGION_BYTES, Copy, Part, VolumeMap
 from vimraft.protocol.owner_effects import Invalidate, StoreRequest
 from vimraft.protocol.verify import ALONE_NS, MAX_ATTEMPTS, MAX_DIFFERENCES, Tally, Verify
@@ -178,7 +178,7 @@ def test_reads_go_on_meanwhile() -> None:
 
 def test_a_copy_that_is_retired_meanwhile_is_not_said_to_be_equal() -> None:
     world = world_of(three())
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     world.wait(2.5)
     world.apply(after(three(), C="stale"))
@@ -194,7 +194,7 @@ def test_a_copy_that_is_retired_meanwhile_is_not_said_to_be_equal() -> None:
 def test_a_copy_that_came_back_in_the_middle_was_not_compared_everywhere() -> None:
     first = after(three(), C="syncing")
     world = world_of(first)
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     world.wait(2.5)
     world.apply(after(first, C="in_sync"))
@@ -252,7 +252,7 @@ def test_copies_that_are_cut_at_different_places_are_compared_part_by_part() -> 
 
 def test_a_map_that_changes_meanwhile_is_installed_and_it_goes_on() -> None:
     world = world_of(three())
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     for _ in range(3):
         world.wait(1.1)
@@ -266,7 +266,7 @@ def test_the_next_owner_goes_on_where_this_one_ended() -> None:
     world = world_of(two())
     spoil(world, B, 10)
     spoil(world, B, 7 * REGION_BYTES)
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     world.wait(3.5)
     world.apply(after(two(), owner="rome"))
@@ -284,7 +284,7 @@ def test_the_next_owner_goes_on_where_this_one_ended() -> None:
 
 def test_it_stops_on_demand_and_what_it_knows_stays() -> None:
     world = world_of(two())
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     world.wait(2.5)
     world.run(verify.stop(world.now))
@@ -294,9 +294,7 @@ def test_it_stops_on_demand_and_what_it_knows_stays() -> None:
 
 def test_it_is_slower_while_clients_wait() -> None:
     world = world_of(two())
-    world.owner.desk.limits = Limits(
-        resync_bytes_per_s=REGION_BYTES, resync_busy_bytes_per_s=REGION_BYTES // 10
-    )
+    throttle(world, REGION_BYTES, REGION_BYTES // 10)
     world.stores[PARIS].how = lambda request: "silent" if request.kind == "read" else "done"
     world.stores[ROME].how = world.stores[PARIS].how
     world.read()
@@ -307,7 +305,7 @@ def test_it_is_slower_while_clients_wait() -> None:
 
 def test_with_one_copy_left_it_waits_and_then_says_what_it_has_not_compared() -> None:
     world = world_of(two())
-    world.owner.desk.limits = Limits(resync_bytes_per_s=REGION_BYTES)
+    throttle(world, REGION_BYTES)
     verify = begin(world)
     world.wait(1.5)
     world.apply(after(two(), B="stale"))
