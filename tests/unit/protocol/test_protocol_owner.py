@@ -324,7 +324,7 @@ def test_a_read_goes_to_another_copy(how) -> None:
     world.write(7)
     world.stores[PARIS].how = lambda request: how if request.kind == "read" else "done"
     assert world.byte(world.read()) == 7
-    counters = {one.copy: one for one in world.owner.counters}
+    counters = {one.copy: one for one in world.owner.balance.counters}
     assert (counters[A].busy if how == "busy" else counters[A].failed) == 1
     assert counters[B].reads == 1
 
