@@ -2,9 +2,6 @@
 
 May live here: the loop, used for a range whose write ended with EIO, for the active regions of a takeover,
 and for the regions of a copy that resyncs. The caller holds the range lock.
-
-Where all copies are made equal, the source is written too: its regions then carry the present epoch, so that
-a copy that is away gets them when it returns.
 """
 
 from collections.abc import Callable

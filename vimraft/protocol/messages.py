@@ -29,7 +29,7 @@ class Session(Struct, frozen=True, gc=False):
 class Done(Struct, frozen=True, gc=False, tag=True):
     data: bytes = b""
     regions: tuple[int, ...] = ()
-    """For `seal`: active ones. For `missed`: those written since. For `what_is_in_step`: those."""
+    """For `seal`: active ones. For `missed`: what a copy may lack. For `what_is_in_step`: those."""
     record: str = ""
     since: int = 0
     """For `what_is_in_step`: what was written in this epoch or later may be missing there."""

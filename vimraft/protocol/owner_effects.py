@@ -40,8 +40,8 @@ class StoreRequest(Struct, frozen=True, gc=False):
     `mend`: write what another copy in sync holds, under the owner's lock of the range, to one in sync that
     holds something else; the region does not become active by it (see `comparing`).
     `seal`: answered with the active `regions` and the `record`; `must`: they are copied to it again, so that
-    a flush which failed there while it was syncing is forgotten. `missed`: with the regions whose last
-    written epoch is `since` or newer. `clear`: these regions are not active any more. `hand_over`: keep
+    a flush which failed there while it was syncing is forgotten. `missed`: with what a copy
+    may lack that left before epoch `since`. `clear`: these regions are not active any more. `hand_over`: keep
     this record id from now on, with `regions` as written in `epoch`. `in_step`: a resync has brought
     `regions` to what was written before `since`, by the record of that id; `what_is_in_step` answers that."""
 

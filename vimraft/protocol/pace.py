@@ -5,8 +5,10 @@ of clients that ended and of pieces that were copied, and says how long the next
 here decides about safety. Keeps:
 
 - Idle (no client waits, none did lately): the highest rate. What clients made it wait for is over then.
-- Else the rate goes up while requests take less than `factor` times as long as without copying, and down by a
-  quarter when they do not; never below the lowest rate, so that a resync always comes to an end.
+- Else the rate goes up while hardly any request is *slow*, and down by a quarter when more than one in a
+  hundred is; never below the lowest rate, so that a resync always comes to an end. Slow: it takes `factor`
+  times as long as 99 of 100 do without copying. All requests count, also those between two pieces: what one
+  piece does to a request is the same at any rate, what changes is how many meet one.
 - "Without copying" is measured, not assumed: by requests that no copying overlapped, for each kind and size
   by itself (a client that begins to send larger requests is not slowed down by us). When nothing, or nothing
   recent, is known of what clients do now, copying rests for a moment.
@@ -21,10 +23,10 @@ MS = 1_000_000
 _S = 1_000_000_000
 MIN_SAMPLES = 4
 """Fewer requests say nothing about latency."""
-WEIGHT = 8
-"""A new latency counts for one eighth of the average."""
-MAX_RATIO_FACTORS = 4
-"""One request that took very long counts for so many times the limit, not for more."""
+FULL_SAMPLES = 100
+"""So many say enough for now: a window of the rate, or what the slowest one in a hundred takes."""
+STEP = 10
+"""A request that is slower than the estimate of those raises it by one part in so many."""
 MAX_CLASSES = 128
 """Kinds and sizes (powers of two) of requests; there are fewer."""
 
@@ -34,12 +36,14 @@ class PaceLimits(Struct, frozen=True, gc=False):
     highest_bytes_per_s: int = 1 << 30
     first_bytes_per_s: int = 64 << 20
     """Beside clients, before anything is known."""
-    factor_percent: int = 200
-    """Requests may take so much of what they take without copying."""
+    factor_percent: int = 150
+    """Longer than so much of what 99 of 100 take without copying is slow."""
     down_percent: int = 75
     """What is left of the rate after a window that was too slow."""
     window_ns: int = 100 * MS
     """The rate changes no more often."""
+    few_ns: int = 2 * _S
+    """A window is longer when there are few requests, but not longer than this."""
     idle_ns: int = 500 * MS
     """After the last request of a client."""
     rest_ns: int = 200 * MS
@@ -51,20 +55,25 @@ class PaceLimits(Struct, frozen=True, gc=False):
 
 
 class _Usual:
-    """Latency of one kind and size without copying."""
+    """What one in a hundred requests of one kind and size takes longer than, without copying."""
 
-    __slots__ = ("latency_ns", "learnt_ns", "samples")
+    __slots__ = ("learnt_ns", "p99_ns", "samples")
 
     def __init__(self) -> None:
-        self.latency_ns = self.samples = self.learnt_ns = 0
+        self.p99_ns = self.samples = self.learnt_ns = 0
 
     def learn(self, took_ns: int, now_ns: int, relearn_ns: int) -> None:
         if self.samples and now_ns - self.learnt_ns > relearn_ns:
-            self.samples = 0
+            self.samples = self.p99_ns = 0
         self.samples += 1
         self.learnt_ns = now_ns
-        weight = min(self.samples, WEIGHT)
-        self.latency_ns += (took_ns - self.latency_ns) // weight
+        step_ns = self.p99_ns // STEP
+        if self.samples <= FULL_SAMPLES:
+            self.p99_ns = max(self.p99_ns, took_ns)
+        elif took_ns > self.p99_ns:
+            self.p99_ns += step_ns * 99 // 100
+        else:
+            self.p99_ns -= step_ns // 100
 
 
 class Pace:
@@ -85,8 +94,8 @@ class Pace:
         self._window_ns = 0
         """Beginning of the window."""
         self._samples = 0
-        self._ratios = 0
-        """Sum, in percent of what is usual."""
+        self._slow = 0
+        """Of those."""
         self._unknown = 0
         """Requests of this window about which nothing (recent) is known to compare them with."""
         self._rest_until_ns = 0
@@ -107,13 +116,11 @@ class Pace:
             usual = self._usual[key] = _Usual()
         if not self._copying and now_ns - took_ns > self._copying_ended_ns:
             usual.learn(took_ns, now_ns, self._limits.relearn_ns)
-            return
         if usual.samples < MIN_SAMPLES or now_ns - usual.learnt_ns > self._limits.relearn_ns:
             self._unknown += 1
             return
-        most = self._limits.factor_percent * MAX_RATIO_FACTORS
         self._samples += 1
-        self._ratios += min(most, took_ns * 100 // max(1, usual.latency_ns))
+        self._slow += took_ns * 100 > usual.p99_ns * self._limits.factor_percent
 
     def begin(self, length_bytes: int, now_ns: int) -> None:
         """A piece of so many bytes is being copied from now on."""
@@ -173,13 +180,14 @@ class Pace:
             return
         if self._unknown > self._samples:
             self._rest(now_ns)
-        elif self._samples >= MIN_SAMPLES:
-            slow = self._ratios > self._samples * limits.factor_percent
-            self._slower() if slow else self._faster()
+        elif self._slow * FULL_SAMPLES > max(self._samples, FULL_SAMPLES):
+            self._slower()
         elif not (self._samples or self._unknown) and busy and self._copying:
             self._slower()  # somebody has waited for a whole window, and nothing has ended
-        elif passed_ns < 4 * limits.window_ns:
-            return  # a few more requests may come
+        elif self._samples < FULL_SAMPLES and passed_ns < limits.few_ns:
+            return  # more requests may come
+        elif self._samples >= MIN_SAMPLES:
+            self._slower() if self._slow * FULL_SAMPLES > self._samples else self._faster()
         self._new_window(now_ns)
 
     def _rest(self, now_ns: int) -> None:
@@ -198,4 +206,4 @@ class Pace:
 
     def _new_window(self, now_ns: int) -> None:
         self._window_ns = now_ns
-        self._samples = self._ratios = self._unknown = 0
+        self._samples = self._slow = self._unknown = 0

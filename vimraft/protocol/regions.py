@@ -5,8 +5,9 @@ May live here: the record, and the changes that it consists of. The same class i
 its disk holds: the disk is a list of `Change`s, and `StoreRecord.of(changes)` is what they amount to.
 
 - *Active*: it may have been written and not flushed everywhere, so copies may differ there. Bounded.
-- *Tag*: the epoch of the last write. It stays when the active bit goes: it says what a copy missed that left
-  in that epoch or before. Tags never fall.
+- *Tag*: of a region that is not active any more, the epoch in which it was cleared: copies that were in sync
+  then have all that was written there before. So a copy that left in epoch L missed at most what is active,
+  and what has a newer tag than L. Tags never fall.
 - *In step*: what a resync that has not ended yet need not copy again, unless it was written since.
 - *Id*: what is known of the tags only counts for whoever left under the same id; another one, or none: full
   copy.
@@ -32,7 +33,7 @@ class FloorRaised(Struct, frozen=True, gc=False, tag=True):
 
 
 class Marked(Struct, frozen=True, gc=False, tag=True):
-    """Active, and last written in `epoch`."""
+    """Active, and written in `epoch`."""
 
     copy: LocalName
     regions: tuple[int, ...]
@@ -40,7 +41,7 @@ class Marked(Struct, frozen=True, gc=False, tag=True):
 
 
 class Tagged(Struct, frozen=True, gc=False, tag=True):
-    """Last written in `epoch`."""
+    """As if written and cleared in `epoch`."""
 
     copy: LocalName
     regions: tuple[int, ...]
@@ -48,10 +49,11 @@ class Tagged(Struct, frozen=True, gc=False, tag=True):
 
 
 class Cleared(Struct, frozen=True, gc=False, tag=True):
-    """Not active any more; the tags stay."""
+    """Not active any more, by an owner in `epoch`; 0: the tags stay."""
 
     copy: LocalName
     regions: tuple[int, ...]
+    epoch: int = 0
 
 
 class Identified(Struct, frozen=True, gc=False, tag=True):
@@ -93,7 +95,7 @@ Change = FloorRaised | Marked | Tagged | Cleared | Identified | Doubted | InStep
 
 
 class Tags:
-    """Epoch of the last write by region; 0: never."""
+    """An epoch for each region; 0: never written."""
 
     def __init__(self) -> None:
         self._chunks: dict[int, array[int]] = {}
@@ -152,6 +154,15 @@ class RegionRecord:
             self.active.add(region)
             self.tags.raise_to(region, epoch)
 
+    def clear(self, regions: Iterable[int], epoch: int) -> None:
+        self.active.difference_update(regions)
+        for region in regions:
+            self.tags.raise_to(region, epoch)
+
+    def missed_since(self, epoch: int) -> tuple[int, ...]:
+        """What a copy may lack that was in step before this epoch began, in order."""
+        return tuple(sorted(self.active.union(self.tags.since(epoch))))
+
     def known_in_step(self, name: LocalName) -> InStep:
         """Of this record, which is the one of `name`."""
         since = self.in_step_since
@@ -195,8 +206,8 @@ class StoreRecord:
                 tags = self.copy(copy).tags
                 for region in regions:
                     tags.raise_to(region, epoch)
-            case Cleared(copy, regions):
-                self.copy(copy).active.difference_update(regions)
+            case Cleared(copy, regions, epoch):
+                self.copy(copy).clear(regions, epoch)
             case Identified(copy, record):
                 self.copy(copy).id = record
             case Doubted(copy, boot):

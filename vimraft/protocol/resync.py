@@ -4,8 +4,8 @@ May live here: that sequence for one copy, stale, syncing already, or the new se
 Keeps INV-3 and INV-4:
 
 - Its stores seal first: nothing of its former life runs there. After `BeginResync` every write goes there.
-- It gets the regions written since it left, by the record of the others, and those active at its own stores
-  (it may have executed what nobody else has). If the tables name another record, or none: everything.
+- It gets what is active at the others or was written since it left, by their record, and what is active at
+  its own stores (it may have executed what nobody else has). Another record in the tables, or none: all.
 - A region is copied under the shared lock: reads go on, writes wait. `Desk.missing` has what is left; a write
   that the copy misses meanwhile puts its region back. Marks at its stores are cleared after a flush, by the
   owner's ordinary clearing, and never for a region that is missing.
@@ -220,7 +220,7 @@ class Resync:
         if self.full:
             self._know_missed()
         else:
-            self._ask_all("missed", self._source, since=copy.left_epoch)
+            self._ask_all("missed", self._source, since=copy.left_epoch + 1)
 
     def _know_missed(self) -> None:
         copy, desk = self._copy, self._desk

@@ -21,8 +21,8 @@ class Rules(Struct, frozen=True, gc=False):
     """A restart does not forget a seal."""
     intent_before_data: bool = True
     """A region's mark is durable before its data are written."""
-    retag_on_newer_epoch: bool = True
-    """An active region is marked again when it is written in a newer epoch."""
+    tag_when_cleared: bool = True
+    """A region that is cleared gets the tag of that epoch: who left since its last write may lack that."""
     owner_only_clearing: bool = True
     """A store does not clear regions by itself when it has flushed."""
     doubt_after_failed_flush: bool = True

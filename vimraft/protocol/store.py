@@ -78,7 +78,7 @@ class Store:
         self._limits = limits
         self._keeper = Keeper(record)
         self._backends = Backends(self.counters)
-        self._copies = Copies(me, boot, record, rules)
+        self._copies = Copies(me, boot, record)
         self._gate = Gate(boot, rules, self._keeper, self._backends)
         self._straight = -1
         """The epoch in which the newest session needs no further comparison; -1: none."""
@@ -200,7 +200,6 @@ class Store:
             self._keeper.add(change)
         if another:
             self._backends.sequence += 1
-            self._copies.newer_epoch(newer.epoch)
             self._replace(index, newer.epoch)
 
     def _replace(self, index: int, epoch: int) -> None:
@@ -411,8 +410,8 @@ class Store:
         if copy.state != "in_sync":
             self._answer(op, NotServed(copy.name, copy.state))
             return
-        since = copy.record.tags.since(op.request.since)
-        self._answer(op, Done(regions=since, record=copy.record.id))
+        missed = copy.record.missed_since(op.request.since)
+        self._answer(op, Done(regions=missed, record=copy.record.id))
 
     # --- flushing and clearing ------------------------------------------------------------------------
 
@@ -489,4 +488,5 @@ class Store:
 
     def _clear_regions(self, copy: CopyHere, regions: list[int]) -> int:
         copy.cleared(regions)
-        return self._keeper.add(Cleared(copy.name, tuple(sorted(regions)))) if regions else 0
+        epoch = self._gate.epoch if self._rules.tag_when_cleared else 0
+        return self._keeper.add(Cleared(copy.name, tuple(sorted(regions)), epoch)) if regions else 0

@@ -3,7 +3,7 @@
 May live here: what the tables say of a copy here, joined with its record; and following a change of the map:
 copies that come, leave, or take the segments that were moved for them (`A+` becomes part of `A`).
 
-- `sure`: regions whose mark of the present epoch is durable. Only there data may go without waiting.
+- `sure`: regions whose mark is durable. Only there data may go without waiting.
 - `marking`: regions whose mark is on its way to the disk, with the batch that has it.
 - `written`: when a write ended, counted in one sequence for the store; a flush covers what ended before it
   began. A region that was active when the store began needs a flush of this life (0).
@@ -15,7 +15,6 @@ from vimraft.core.ids import LocalName, ManagerName
 from vimraft.core.tables import ReplicaState
 from vimraft.protocol.maps import REGION_BYTES, VolumeMap, moving_name, regions_of
 from vimraft.protocol.regions import Change, Doubted, Dropped, InStep, Merged, RegionRecord, StoreRecord
-from vimraft.protocol.rules import Rules
 
 Ranges = tuple[tuple[int, int], ...]
 SHIFT = REGION_BYTES.bit_length() - 1
@@ -38,6 +37,7 @@ class CopyHere:
     )
 
     def __init__(self, name: LocalName, record: RegionRecord) -> None:
+        """`record`: as it is on the disk."""
         self.name = name
         self.record = record
         self.state: ReplicaState = "stale"
@@ -46,7 +46,7 @@ class CopyHere:
         self.readable = self.writable = False
         self.doubtful = False
         """A flush failed in this boot."""
-        self.sure: set[int] = set()
+        self.sure = set(record.active)
         self.marking: dict[int, int] = {}
         self.written: dict[int, int] = {}
         self.flushed = -1
@@ -96,11 +96,10 @@ class CopyHere:
 class Copies:
     """By name, those that the installed map has here."""
 
-    def __init__(self, me: ManagerName, boot: str, record: StoreRecord, rules: Rules) -> None:
+    def __init__(self, me: ManagerName, boot: str, record: StoreRecord) -> None:
         self._me = me
         self._boot = boot
         self._record = record
-        self._rules = rules
         self.by_name: dict[LocalName, CopyHere] = {}
 
     def follow(self, newer: VolumeMap, sequence: int) -> list[Change]:
@@ -143,22 +142,6 @@ class Copies:
         hear of that by its failed flush, like from any disk."""
         for copy in self.by_name.values():
             copy.readable = copy.state == "in_sync" and (only_one or not copy.doubtful)
-
-    def newer_epoch(self, epoch: int) -> None:
-        """Marks of an older one do not count any more."""
-        for copy in self.by_name.values():
-            if self._rules.retag_on_newer_epoch:
-                copy.marking.clear()
-            copy.sure = self._durable(copy, epoch)
-
-    def _durable(self, copy: CopyHere, epoch: int) -> set[int]:
-        """Marks that are as good as this epoch's; those on their way to the disk are not."""
-        active, tags = copy.record.active, copy.record.tags
-        if not self._rules.retag_on_newer_epoch:
-            return active - copy.marking.keys()
-        if tags.newest < epoch:
-            return set()
-        return {region for region in active if tags[region] >= epoch}
 
     def _ranges(self, newer: VolumeMap) -> dict[LocalName, Ranges]:
         here: dict[LocalName, Ranges] = {}

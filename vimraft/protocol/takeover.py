@@ -5,10 +5,8 @@ May live here: that sequence. Keeps INV-2, INV-3 and INV-5:
 - A copy counts only when *all* its stores have sealed: nothing older runs in its backends or will be let in.
 - One complete copy in sync has sealed: the others that have not are retired; after a grace, if a manager that
   may be there still is to seal them. None has: wait.
-- The union of all active regions is made equal from one sealed copy to the others, then flushed. The source
-  is written, too, so that its record carries these regions in the new epoch for a copy that is away. Where
-  only one copy is in sync there is nothing to make equal, and one sector of each region does for its record:
-  thousands of regions may be active.
+- The union of all active regions is made equal from one sealed copy to the others, then flushed. Where only
+  one copy is in sync there is nothing to make equal.
 - Clients, reads too, wait until every manager that may serve by an older map has installed the new one, or
   its lease has run out.
 
@@ -20,7 +18,7 @@ from functools import partial
 from typing import Literal
 
 from vimraft.core import commands
-from vimraft.core.ids import SECTOR_BYTES, LocalName, ManagerName
+from vimraft.core.ids import LocalName, ManagerName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.copying import Equalise
 from vimraft.protocol.lease import OthersLease
@@ -58,8 +56,6 @@ class TakeOver:
         self._first_ns: int | None = None
         """When one complete copy had sealed."""
         self._regions: list[int] = []
-        self._alone = False
-        """One copy is in sync."""
         self._running = 0
 
     def start(self, now_ns: int) -> list[Effect]:
@@ -139,7 +135,6 @@ class TakeOver:
     def _begin_equalising(self, complete: list[Copy]) -> None:
         desk = self._desk
         self.phase = "equalising"
-        self._alone = len(complete) == 1
         desk.record = desk.record or self._record(complete)
         stores = {store for copy in complete for store in copy.stores}
         active = {region for store in stores for region in self.sealed[store].regions}
@@ -148,7 +143,7 @@ class TakeOver:
         for store in sorted(stores):
             if self.sealed[store].record != desk.record:
                 desk.ask(Ask("hand_over", store, _NO_COPY, 0, 0, _Ignored(), record=desk.record))
-        if not desk.rules.equalise_at_takeover:
+        if len(complete) == 1 or not desk.rules.equalise_at_takeover:
             desk.tracker.end(self._regions)
             self._regions.clear()
         self._next()
@@ -158,8 +153,7 @@ class TakeOver:
         while self._regions and self._running < MAX_PARALLEL and desk.ours:
             region = self._regions.pop()
             first = region * REGION_BYTES
-            length = SECTOR_BYTES if self._alone else REGION_BYTES
-            end = min(first + length, desk.map.size_bytes)
+            end = min(first + REGION_BYTES, desk.map.size_bytes)
             self._running += 1
             ended = partial(self._equalised, region)
             Equalise(desk, self._owner.balance, first, end, ended).start()

@@ -7,8 +7,7 @@ Keeps INV-2, INV-3 and INV-4:
 - It is acknowledged when all in-sync copies of the newest applied map have it and `Desk.may_acknowledge`.
 - Otherwise it is *parked*: nothing of it is under way, so that a drain does not wait for it. If a complete
   copy has it, those that failed are retired in the log first. After every change of the map it is sent
-  again, to the copies of the new map: the region carries the new epoch then, at least as new as the one in
-  which a retired copy left, and a copy that began to sync meanwhile gets it too.
+  again, to the copies of the new map: a copy that began to sync meanwhile gets it too.
 - What nobody could complete until `io_timeout_ns` ends with EIO. Its range stays locked until a `Repair` has
   made all copies equal there, in a newer session at its stores.
 """

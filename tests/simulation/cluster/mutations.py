@@ -17,7 +17,7 @@ MUTATIONS: Final[dict[str, tuple[str, ...]]] = {
     "drain_at_seal": ("slow-disk", "kill-export", "isolate", "pause-store"),
     "durable_seal_floor": ("kill-site", "isolate", "kill-store", "kill-manager"),
     "intent_before_data": ("kill-both",),
-    "retag_on_newer_epoch": ("cut", "isolate", "kill-export", "pause-store"),
+    "tag_when_cleared": ("cut", "isolate", "kill-export", "pause-store"),
     "owner_only_clearing": ("cut", "kill-export", "kill-store", "slow-disk"),
     "doubt_after_failed_flush": ("flush-error", "kill-export", "slow-disk"),
     "reopen_on_restart": ("kill-export", "slow-link", "break"),

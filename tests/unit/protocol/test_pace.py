@@ -79,7 +79,7 @@ def test_the_rate_falls_to_the_lowest_when_clients_suffer_at_any_rate() -> None:
     volume = Volume(pace)
     volume.requests(2 * MIN_SAMPLES, volume.usual_ns)
     rate = volume.beside_clients(10, lambda _rate: 10.0)
-    assert pace.rate_bytes_per_s == LIMITS.lowest_bytes_per_s
+    assert pace.rate_bytes_per_s < 2 * LIMITS.lowest_bytes_per_s
     assert rate > LIMITS.lowest_bytes_per_s / 2, "it comes to an end all the same"
 
 
@@ -93,8 +93,24 @@ def test_the_rate_settles_where_clients_are_slowed_down_by_the_factor() -> None:
     for _ in range(20):
         volume.beside_clients(0.5, lambda rate: 1 + rate / knee)
         seen.append(pace.rate_bytes_per_s)
-    assert min(seen) > knee * 0.6
-    assert max(seen) < knee * 1.3
+    slow = LIMITS.factor_percent / 100 - 1
+    assert min(seen) > knee * slow * 0.7
+    assert max(seen) < knee * slow * 1.2
+
+
+def test_what_one_piece_does_to_few_requests_does_not_stop_copying() -> None:
+    pace = Pace()
+    now_ns = 0
+    for _ in range(30_000):  # 1 ms each; each piece makes one request take ten times as long
+        now_ns += 1 * MS
+        took_ns = 1 * MS
+        if pace.wait_ns(now_ns, busy=True) == 0:
+            pace.begin(MIB, now_ns)
+            now_ns += 9 * MS
+            took_ns = 10 * MS
+            pace.end(now_ns)
+        pace.client("write", 4096, took_ns, now_ns)
+    assert 6 * MIB < pace.rate_bytes_per_s < 16 * MIB, "one in a hundred of nearly a thousand a second"
 
 
 def test_a_client_that_sends_larger_requests_is_not_taken_for_a_slow_one() -> None:
@@ -150,4 +166,4 @@ def test_after_a_pause_of_the_clients_their_rate_is_remembered() -> None:
     assert volume.piece(busy=False) == 0
     assert volume.piece(busy=False) == 0
     assert volume.piece(busy=True) <= MIB * 1_000_000_000 // LIMITS.lowest_bytes_per_s
-    assert pace.rate_bytes_per_s == LIMITS.lowest_bytes_per_s
+    assert pace.rate_bytes_per_s < 2 * LIMITS.lowest_bytes_per_s

@@ -62,7 +62,7 @@ def test_it_gets_what_was_written_since_it_left_and_what_was_active_at_its_own_s
     assert world.proposed[0].command == BeginResync(two().volume, 5, PARIS, B, "r1")
     world.apply(after(away(), B="syncing"))
     asked = [one for one in world.stores[PARIS].seen if one.kind == "missed"]
-    assert [one.since for one in asked] == [4]
+    assert [one.since for one in asked] == [5]
     world.wait(1)
     assert copied(world) == [3, 1], "what is active there first: it needs no room"
     assert world.bytes_at(ROME, B, REGION_BYTES) == ord("a")
@@ -336,21 +336,21 @@ def interrupted(world: World, resync: Resync) -> VolumeMap:
 def test_the_next_attempt_goes_on_where_this_one_ended() -> None:
     world, resync = begin(away())
     first = interrupted(world, resync)
-    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 5 else ()
     assert resumed(world, first) == [2, 3, 4, 5]
 
 
 def test_what_was_written_since_it_was_in_step_is_copied_again() -> None:
     world, resync = begin(away())
     first = interrupted(world, resync)
-    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else (1,)
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 5 else (1,)
     assert resumed(world, first) == [1, 2, 3, 4, 5]
 
 
 def test_what_is_active_at_its_own_stores_is_copied_again_though_it_was_in_step() -> None:
     world, resync = begin(away())
     first = interrupted(world, resync)
-    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 5 else ()
     world.stores[ROME].active = (0,)
     assert resumed(world, first) == [0, 2, 3, 4, 5]
 
@@ -358,7 +358,7 @@ def test_what_is_active_at_its_own_stores_is_copied_again_though_it_was_in_step(
 def test_what_is_in_step_by_another_record_is_copied_again() -> None:
     world, resync = begin(away())
     first = interrupted(world, resync)
-    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 4 else ()
+    world.stores[PARIS].missed_since = lambda since: (0, 1, 2, 3, 4, 5) if since == 5 else ()
     since, regions, _ = world.stores[ROME].in_step
     world.stores[ROME].in_step = (since, regions, "r0")
     assert resumed(world, first) == [0, 1, 2, 3, 4, 5]

@@ -46,13 +46,38 @@ def test_marks_that_come_meanwhile_share_one_batch() -> None:
     assert len(world.io) == 4
 
 
-@pytest.mark.parametrize(("rule", "marks"), [(None, 2), ("retag_on_newer_epoch", 1)])
-def test_a_region_is_marked_again_in_a_newer_epoch(rule: str | None, marks: int) -> None:
-    world = StoreWorld(rules=without(rule)) if rule else StoreWorld()
+def test_a_region_that_is_active_is_not_marked_again() -> None:
+    world = StoreWorld()
     world.written()
     world.apply(table(6))
     world.written(epoch=6)
-    assert sum(isinstance(change, Marked) for change in world.disk) == marks
+    assert sum(isinstance(change, Marked) for change in world.disk) == 1
+
+
+def cleared(world: StoreWorld, epoch: int) -> None:
+    world.ask("flush", epoch=epoch)
+    world.done()
+    assert world.answers[world.ask("clear", epoch=epoch, regions=(0,))] == DONE
+
+
+@pytest.mark.parametrize(("rule", "missed"), [(None, (0,)), ("tag_when_cleared", ())])
+def test_who_left_since_a_write_may_lack_it_when_it_was_cleared_after_that(
+    rule: str | None, missed: tuple[int, ...]
+) -> None:
+    world = StoreWorld(rules=without(rule)) if rule else StoreWorld()
+    world.written()
+    world.apply(table(6))
+    assert world.answers[world.ask("missed", epoch=6, since=6)] == m.Done(regions=(0,)), "it is active"
+    cleared(world, 6)
+    assert world.answers[world.ask("missed", epoch=6, since=6)] == m.Done(regions=missed)
+
+
+def test_who_left_after_a_region_was_cleared_has_it() -> None:
+    world = StoreWorld()
+    world.written()
+    cleared(world, 5)
+    world.apply(table(6))
+    assert world.answers[world.ask("missed", epoch=6, since=6)] == m.Done()
 
 
 def test_other_epochs_are_refused_or_wait_for_the_tables() -> None:
