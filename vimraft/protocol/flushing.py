@@ -12,6 +12,7 @@ from vimraft.core.ids import LocalName
 from vimraft.protocol.asks import Answer, Ask
 from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import REGION_BYTES
+from vimraft.protocol.tracker import CLEAR_AFTER_NS
 from vimraft.protocol.writes import MAX_ATTEMPTS, End
 
 Told = Callable[[End], None]
@@ -170,11 +171,19 @@ class Clearing:
     the bit again before it is cleared. Nobody waits for it, so that its failure costs nothing: the region
     stays active, and is offered again."""
 
-    def __init__(self, desk: Desk, flushing: Flushing, released: Callable[[list[int]], None]) -> None:
-        """`released` is told whose ranges are granted now."""
+    def __init__(
+        self,
+        desk: Desk,
+        flushing: Flushing,
+        released: Callable[[list[int]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """`released` is told whose ranges are granted now; `lost`, that a flush of ours failed at the last
+        copy: a disk tells that once, so every session must hear of it from us."""
         self._desk = desk
         self._flushing = flushing
         self._released = released
+        self._lost = lost
         self._under_way = 0
         self._locks: list[int] = []
         self._regions: tuple[int, ...] = ()
@@ -184,6 +193,8 @@ class Clearing:
         self._again_ns = 0
         self._room_again_ns = 0
         """Not before this is flushed again for the sake of room: many flushes may follow that make none."""
+        self._ripe_again_ns = 0
+        """Nor before this because of regions that were left alone."""
 
     @property
     def busy(self) -> bool:
@@ -195,13 +206,20 @@ class Clearing:
         if self.busy or desk.held:
             return
         self._start(at_once=desk.room_wanted)
-        wanted = desk.room_wanted or self.refused
-        if not wanted or self.busy or self._flushing.round is not None:
+        if self.busy or self._flushing.round is not None:
             return
-        if desk.now_ns >= self._room_again_ns:
-            self._room_again_ns = desk.now_ns + desk.limits.retry_ns
+        now_ns = desk.now_ns
+        if (desk.room_wanted or self.refused) and now_ns >= self._room_again_ns:
+            self._room_again_ns = now_ns + desk.limits.retry_ns
             desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
-            self._flushing.flush(lambda _how: None)
+            self._flushing.flush(self._flushed)
+        elif now_ns >= self._ripe_again_ns and desk.tracker.ripe_unflushed(now_ns):
+            self._ripe_again_ns = now_ns + CLEAR_AFTER_NS
+            self._flushing.flush(self._flushed)
+
+    def _flushed(self, how: End) -> None:
+        if how == "failed":
+            self._lost()
 
     def hasten(self) -> None:
         """Whatever a flush has covered may go now, however short it was left alone."""

@@ -74,7 +74,7 @@ class Owner:
         """What clients asked for before it serves (bounded by MAX_REQUESTS)."""
         self.balance = Balance(me, preference)
         self.flushing = Flushing(self.desk)
-        self.clearing = Clearing(self.desk, self.flushing, self._granted)
+        self.clearing = Clearing(self.desk, self.flushing, self._granted, self.lost_unflushed)
         self._clients: dict[int, _Client] = {}
         self._locks: dict[int, _Client | Callable[[], None]] = {}
         self._holds: set[str] = set()

@@ -5,7 +5,8 @@ only when nothing is in flight or failed on it, and a flush that began after its
 all in-sync copies in the same boots.
 
 Clearing is lazy, because the first write after it costs a durable mark again: only regions that were left
-alone for a while go, or the oldest ones when many are active.
+alone for a while go, or the oldest ones when many are active. What is active is copied to a copy that comes
+back, and made equal by a takeover: so the owner flushes by itself what nobody else does.
 """
 
 from collections import OrderedDict
@@ -119,6 +120,13 @@ class Tracker:
             return True
         for region in self._regions.values():
             return now_ns - region.at_ns >= CLEAR_AFTER_NS
+        return False
+
+    def ripe_unflushed(self, now_ns: int) -> bool:
+        """The one that was left alone longest could be cleared if it were flushed."""
+        for region in self._regions.values():
+            alone = not region.in_flight and now_ns - region.at_ns >= CLEAR_AFTER_NS
+            return alone and region.boots == self._boots and region.sequence > self._flushed[0]
         return False
 
     def clearable(self, now_ns: int, *, at_once: bool = False) -> list[int]:

@@ -92,11 +92,15 @@ def test_without_the_lossy_rule_nobody_is_told() -> None:
 def test_a_region_left_alone_is_cleared_after_a_flush_and_not_before() -> None:
     world = World(two())
     world.write(7)
+    flushes = False
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "flush" and not flushes else "done"
     world.now += 2 * CLEAR_AFTER_NS
     world.renew()
     world.read()
     assert "clear" not in world.stores[PARIS].kinds()
-    world.ask("flush")
+    flushes = True
+    world.run(world.owner.store_lost(ROME, world.now))
+    world.wait(1)
     world.read()
     for store in (PARIS, ROME):
         cleared = [one for one in world.stores[store].seen if one.kind == "clear"]
@@ -108,6 +112,7 @@ def test_a_write_after_the_flush_keeps_its_region_active() -> None:
     world = World(two())
     world.write(7)
     world.ask("flush")
+    world.stores[ROME].how = lambda request: "silent" if request.kind == "flush" else "done"
     world.write(8)
     world.now += 2 * CLEAR_AFTER_NS
     world.renew()
