@@ -19,6 +19,7 @@ from tests.cluster_fixture import MIB, running_cluster, wait_for
 from tests.fault.copies_trials import HOMES, VOLUME, Stage
 from tests.fault.tagged import BLOCK_BYTES, Tagged, rest_all
 from vimraft.core.ids import LABEL_BYTES
+from vimraft.data.copies.record_file import SUFFIX, parse
 
 GIB = 1 << 30
 CLIENTS = 4
@@ -148,8 +149,10 @@ def _trial(on: Stage, rng: random.Random, away_s: float, say: Callable[[str], No
 
 
 def _idle(on: Stage, rng: random.Random) -> Resync:
-    """IDLE_REGIONS, or half of the volume, are written once each while it is away."""
+    """IDLE_REGIONS, or half of the volume, are written once each while it is away. Before that nothing was
+    written for so long that nothing is active."""
     rest_all(on.all)
+    wait_for(lambda: not _active(on), BACK_S, "what was written is flushed and cleared")
     on.cluster[HOMES[1]].kill()
     _forget_touched(on)
     regions = on.size_mib
@@ -157,6 +160,14 @@ def _idle(on: Stage, rng: random.Random) -> Resync:
     for region in rng.sample(range(regions), min(IDLE_REGIONS, regions // 2)):
         client.write_now(region * (MIB // BLOCK_BYTES))  # the first block of a region is the first client's
     return _bring_back(on, busy=False)[0]
+
+
+def _active(on: Stage) -> int:
+    """Regions, by the records of the stores."""
+    records = [path for site in HOMES for path in (on.cluster[site].data_dir / "copies").glob("*" + SUFFIX)]
+    assert len(records) == len(HOMES), "each store has one"
+    loaded = [parse(path.read_bytes(), str(path)).record() for path in records]
+    return sum(len(copy.active) for record in loaded for copy in record.copies.values())
 
 
 def _bring_back(on: Stage, *, busy: bool) -> tuple[Resync, list[float]]:

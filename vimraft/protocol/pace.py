@@ -32,7 +32,7 @@ MAX_CLASSES = 128
 
 
 class PaceLimits(Struct, frozen=True, gc=False):
-    lowest_bytes_per_s: int = 8 << 20
+    lowest_bytes_per_s: int = 16 << 20
     highest_bytes_per_s: int = 1 << 30
     first_bytes_per_s: int = 64 << 20
     """Beside clients, before anything is known."""
@@ -48,6 +48,8 @@ class PaceLimits(Struct, frozen=True, gc=False):
     """After the last request of a client."""
     rest_ns: int = 200 * MS
     """How long copying rests at most, to learn what requests take without it."""
+    settle_ns: int = 20 * MS
+    """Requests that began so shortly after a piece may still have met what it left behind."""
     relearn_ns: int = 20 * _S
     """What was learnt is believed for so long."""
     burst_ns: int = 10 * MS
@@ -62,9 +64,7 @@ class _Usual:
     def __init__(self) -> None:
         self.p99_ns = self.samples = self.learnt_ns = 0
 
-    def learn(self, took_ns: int, now_ns: int, relearn_ns: int) -> None:
-        if self.samples and now_ns - self.learnt_ns > relearn_ns:
-            self.samples = self.p99_ns = 0
+    def learn(self, took_ns: int, now_ns: int) -> None:
         self.samples += 1
         self.learnt_ns = now_ns
         step_ns = self.p99_ns // STEP
@@ -114,8 +114,8 @@ class Pace:
             if len(self._usual) >= MAX_CLASSES:
                 return
             usual = self._usual[key] = _Usual()
-        if not self._copying and now_ns - took_ns > self._copying_ended_ns:
-            usual.learn(took_ns, now_ns, self._limits.relearn_ns)
+        if not self._copying and now_ns - took_ns > self._copying_ended_ns + self._limits.settle_ns:
+            usual.learn(took_ns, now_ns)
         if usual.samples < MIN_SAMPLES or now_ns - usual.learnt_ns > self._limits.relearn_ns:
             self._unknown += 1
             return
@@ -164,7 +164,7 @@ class Pace:
         if left_ns <= 0 or self._copying:
             return max(0, left_ns)
         began_ns = self._rest_until_ns - self._limits.rest_ns
-        learnt = [u for u in self._usual.values() if u.learnt_ns > began_ns and u.samples >= MIN_SAMPLES]
+        learnt = [u for u in self._usual.values() if u.learnt_ns > began_ns and u.samples >= FULL_SAMPLES]
         if learnt:
             self._rest_until_ns = now_ns
             return 0
