@@ -36,7 +36,7 @@ class PaceLimits(Struct, frozen=True, gc=False):
     highest_bytes_per_s: int = 1 << 30
     first_bytes_per_s: int = 64 << 20
     """Beside clients, before anything is known."""
-    factor_percent: int = 150
+    factor_percent: int = 125
     """Longer than so much of what 99 of 100 take without copying is slow."""
     down_percent: int = 75
     """What is left of the rate after a window that was too slow."""
