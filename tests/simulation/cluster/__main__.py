@@ -5,15 +5,22 @@ import sys
 import time
 from functools import partial
 
+import msgspec
+
 from tests.simulation import runs
 from tests.simulation.cluster.mutations import MUTATIONS
-from tests.simulation.cluster.settings import FAULTS
+from tests.simulation.cluster.settings import FAULTS, NO_STAGE, Stage
 from tests.simulation.cluster.simulation import report_of, run_seed
+
+
+def stage_of(options: argparse.Namespace) -> Stage:
+    stage = MUTATIONS[options.mutation] if options.mutation else NO_STAGE
+    return msgspec.structs.replace(stage, faults=options.faults) if options.faults else stage
 
 
 def run_all(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    run = partial(report_of, mutation=options.mutation, only=options.faults)
+    run = partial(report_of, mutation=options.mutation, stage=stage_of(options))
     done = runs.run_seeds(run, options, stop_at_first=options.first)
     operations = sum(report.operations for report in done)
     acknowledged = sum(report.acknowledged for report in done)
@@ -25,7 +32,7 @@ def run_all(options: argparse.Namespace) -> int:
 
 
 def replay(options: argparse.Namespace) -> int:
-    report, simulation = run_seed(options.replay, options.mutation, options.faults)
+    report, simulation = run_seed(options.replay, options.mutation, stage_of(options))
     print(simulation.settings)
     print("\n".join(simulation.world.lines()))
     return runs.conclude_replay(report)
@@ -44,8 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.mutations:
         print("\n".join(MUTATIONS))
         return 0
-    if options.mutation and not options.faults:
-        options.faults = MUTATIONS[options.mutation]
     return replay(options) if options.replay is not None else run_all(options)
 
 

@@ -4,8 +4,9 @@ May live here: the choice, from the seed alone (each run leaves most faults out,
 """
 
 import random
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 FAULTS: Final = (
@@ -72,7 +73,23 @@ class Settings(Struct, frozen=True):
     in_step_regions: int
 
 
-def choose(rng: random.Random, only: tuple[str, ...] = ()) -> Settings:
+class Stage(Struct, frozen=True):
+    """What a run has that its seed does not choose."""
+
+    faults: tuple[str, ...] = ()
+    """Only these; (): those that the seed chooses."""
+    settings: dict[str, Any] = {}
+    """Fields of Settings."""
+
+
+NO_STAGE: Final = Stage()
+
+
+def choose(rng: random.Random, stage: Stage = NO_STAGE) -> Settings:
+    return msgspec.structs.replace(_chosen(rng, stage.faults), **stage.settings)
+
+
+def _chosen(rng: random.Random, only: tuple[str, ...]) -> Settings:
     sites = rng.choice((2, 3, 3, 3, 4))
     chosen = only or tuple(fault for fault in FAULTS if rng.random() < 0.25) or (rng.choice(FAULTS),)
     if "flush-error" in chosen and not only:

@@ -15,7 +15,7 @@ from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.host import Host
 from tests.simulation.cluster.ledger import Ledger
 from tests.simulation.cluster.record import SECTOR, Record, tags_in
-from tests.simulation.cluster.settings import choose
+from tests.simulation.cluster.settings import NO_STAGE, Stage, choose
 from tests.simulation.cluster.store_process import StoreProcess, pieces_of
 from tests.simulation.cluster.tables import first_boot, first_tables, manager_of
 from tests.simulation.cluster.wire import Wire
@@ -52,11 +52,11 @@ class Report(Struct, frozen=True):
 
 
 class Simulation:
-    def __init__(self, seed: int, mutation: str | None = None, only: tuple[str, ...] = ()) -> None:
+    def __init__(self, seed: int, mutation: str | None = None, stage: Stage = NO_STAGE) -> None:
         self.seed = seed
         self.world = world = World(seed)
         rules: Rules = ALL_RULES if mutation is None else without(mutation)
-        self.settings = settings = choose(world.fork_random("settings"), only)
+        self.settings = settings = choose(world.fork_random("settings"), stage)
         self.record = Record()
         self.wire = Wire(world, world.fork_random("wire"), settings.delay_s, settings.jitter_s)
         names = [manager_of(number) for number in range(settings.sites)]
@@ -261,11 +261,11 @@ class Simulation:
         return self.by_name[self.ledger.state.reals[real].site].media.at((real, at))
 
 
-def run_seed(seed: int, mutation: str | None = None, only: tuple[str, ...] = ()) -> tuple[Report, Simulation]:
-    simulation = Simulation(seed, mutation, only)
+def run_seed(seed: int, mutation: str | None = None, stage: Stage = NO_STAGE) -> tuple[Report, Simulation]:
+    simulation = Simulation(seed, mutation, stage)
     return simulation.run(), simulation
 
 
-def report_of(seed: int, mutation: str | None, only: tuple[str, ...]) -> Report:
+def report_of(seed: int, mutation: str | None, stage: Stage) -> Report:
     """For processes of a pool, which find functions by the names of their modules."""
-    return run_seed(seed, mutation, only)[0]
+    return run_seed(seed, mutation, stage)[0]
