@@ -212,6 +212,8 @@ class Simulation:
         for host in self.hosts:
             if not host.export.ready:
                 return f"the export of {host.name} takes no requests"
+        if self.wire.untold:
+            return "a connection is broken, and an end of it does not know"
         for client in self.clients:
             if not client.attached:
                 return f"client {client.name} is attached nowhere"

@@ -51,6 +51,8 @@ class Wire:
         """Seconds that a path takes on top."""
         self.connections: list[Connection] = []
         self._number = 0
+        self.untold = 0
+        """Ends of broken connections that do not know it yet."""
 
     def watch(self, process: Process) -> None:
         process.on_end.append(self._ended)
@@ -113,9 +115,11 @@ class Wire:
         self.connections.remove(connection)
         for side in (0, 1):
             late_s = told_after_s * self.random.random()
+            self.untold += 1
             self.world.after(late_s, self._tell, connection, side)
 
     def _tell(self, connection: Connection, side: int) -> None:
+        self.untold -= 1
         connection.ends[side].run(connection.lives[side], self._over, connection, side)
 
     def _over(self, connection: Connection, side: int) -> None:
