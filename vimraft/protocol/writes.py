@@ -3,7 +3,8 @@
 May live here: the life of one such request from its arrival to its end, and what all of them wait for.
 Keeps INV-2, INV-3 and INV-4:
 
-- It goes to every in-sync and every syncing copy, in parallel, under the exclusive lock of its range.
+- It goes to every in-sync and every syncing copy, in parallel, under the exclusive lock of its range; not to
+  a syncing one that gets the whole region later.
 - It is acknowledged when all in-sync copies of the newest applied map have it and `Desk.may_acknowledge`.
 - Otherwise it is *parked*: nothing of it is under way, so that a drain does not wait for it. If a complete
   copy has it, those that failed are retired in the log first. After every change of the map it is sent
@@ -80,7 +81,16 @@ class Write:
         wanted: Iterable[Copy] = desk.map.targets
         if self._only is not None:
             wanted = [copy for copy in wanted if copy.name in self._only]
+        elif desk.missing:
+            wanted = [copy for copy in wanted if copy.state != "syncing" or not self._comes_later(copy)]
         self._send_to(wanted)
+
+    def _comes_later(self, copy: Copy) -> bool:
+        """All of its regions are still to be copied there, whole, when this has ended. Sent now as well, it
+        would make them active there, for as long as it takes until their turn comes: there is no room for
+        so many."""
+        missing = self._desk.missing.get(copy.name)
+        return missing is not None and missing.issuperset(regions_of(self.first, self.end))
 
     def _send_to(self, wanted: Iterable[Copy]) -> None:
         desk, kind, fua, data = self._desk, self.kind, self.fua, self.data

@@ -157,6 +157,28 @@ def test_a_write_that_it_misses_meanwhile_puts_its_region_back() -> None:
     assert world.bytes_at(ROME, B, 6 * REGION_BYTES) == 7
 
 
+def test_what_it_gets_later_is_not_written_to_it_before() -> None:
+    world, resync = begin(away())
+    throttle(world, REGION_BYTES)
+    world.stores[PARIS].missed = (1, 2)
+    world.stores[ROME].active = ()
+    go(world, resync)
+    assert copied(world) == [1]
+    for region in (1, 2):
+        assert world.how(world.write(7, region * REGION_BYTES)) == "done"
+    assert copied(world) == [1, 1], "region 2 is still to come, whole"
+    world.write(8, 2 * REGION_BYTES - 4096, 8192)
+    assert copied(world) == [1, 1, 1], "a part of this one is not to come"
+    world.wait(3)
+    assert resync.phase == "promoting"
+    for at, byte in ((REGION_BYTES, 7), (2 * REGION_BYTES - 4096, 8), (2 * REGION_BYTES, 8)):
+        assert world.bytes_at(ROME, B, at) == byte
+    assert (
+        world.stores[ROME].data[B][REGION_BYTES : 3 * REGION_BYTES]
+        == (world.stores[PARIS].data[A][REGION_BYTES : 3 * REGION_BYTES])
+    )
+
+
 def test_it_is_throttled_and_slower_while_clients_wait() -> None:
     world, resync = begin(away(""))
     throttle(world, REGION_BYTES, REGION_BYTES // 10)
