@@ -117,9 +117,10 @@ class Client:
             self.world.after(ATTACH_AGAIN_S, self._next)
             return
         draw = self.random.random()
-        zeros = self.settings.zeros
-        kind: Kind = "flush" if draw < 0.1 else "read" if draw < 0.5 else "write"
-        if kind == "write" and zeros and self.random.random() < 0.2:
+        settings = self.settings
+        reads_to = settings.flushes + settings.reads
+        kind: Kind = "flush" if draw < settings.flushes else "read" if draw < reads_to else "write"
+        if kind == "write" and settings.zeros and self.random.random() < 0.2:
             kind = "zero" if self.random.random() < 0.5 else "trim"
         if kind not in ("read", "flush") and not self._free():
             kind = "read"

@@ -56,6 +56,9 @@ class Settings(Struct, frozen=True):
     shared: bool
     """Clients write to the same sectors; then no write is sent twice. Otherwise each has its own."""
     zeros: bool
+    flushes: float
+    reads: float
+    """Shares of the requests; the rest are writes. Where they wait, a client that writes soon reads no more."""
     faults: tuple[str, ...]
     fault_every_s: float
     duration_s: float
@@ -104,6 +107,8 @@ def _chosen(rng: random.Random, only: tuple[str, ...]) -> Settings:
         hot_sectors=rng.choice((2, 8, 24)),
         shared=rng.random() < 0.5,
         zeros=not LOSSY & set(chosen) and rng.random() < 0.3,
+        flushes=0.1,
+        reads=0.4,
         faults=chosen,
         fault_every_s=rng.choice((0.7, 1.5, 3.0)),
         duration_s=rng.choice((8.0, 12.0)),
