@@ -58,7 +58,7 @@ class Settings(Struct, frozen=True):
     zeros: bool
     flushes: float
     reads: float
-    """Shares of the requests; the rest are writes. Where they wait, a client that writes soon reads no more."""
+    """Shares of the requests; the rest are writes. Where those wait, who writes much soon reads no more."""
     faults: tuple[str, ...]
     fault_every_s: float
     duration_s: float

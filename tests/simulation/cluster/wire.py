@@ -107,14 +107,17 @@ class Wire:
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def close(self, connection: Connection, *, told_after_s: float = 0.0) -> None:
-        """Each end learns of it in its own time; what is held back is lost."""
+    def close(self, connection: Connection, *, told_after_s: float = 0.0, in_order: bool = False) -> None:
+        """Each end learns of it in its own time; what is held back is lost. `in_order`: after what was sent
+        to it before, as from the kernel of a process that died."""
         if connection.broken:
             return
         connection.broken = True
         self.connections.remove(connection)
         for side in (0, 1):
             late_s = told_after_s * self.random.random()
+            if in_order:
+                late_s = max(late_s, connection.last[1 - side] - self.world.now)
             self.untold += 1
             self.world.after(late_s, self._tell, connection, side)
 
@@ -130,7 +133,7 @@ class Wire:
     def _ended(self, process: Process) -> None:
         for connection in [one for one in self.connections if process in one.ends]:
             connection.open[connection.ends.index(process)] = False
-            self.close(connection, told_after_s=0.02)
+            self.close(connection, told_after_s=0.02, in_order=True)
 
     def break_between(self, a: str, b: str) -> None:
         for connection in self.connections[:]:
