@@ -53,7 +53,7 @@ ALL_RULES = Rules()
 NAMES = Rules.__struct_fields__
 
 
-def without(name: str) -> Rules:
-    """All rules but this one."""
-    assert name in NAMES, f"there is no rule {name}"
-    return Rules(**{name: False})
+def without(*names: str) -> Rules:
+    """All rules but these."""
+    assert set(names) <= set(NAMES), f"there is no rule {set(names) - set(NAMES)}"
+    return Rules(**dict.fromkeys(names, False))

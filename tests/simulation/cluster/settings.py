@@ -83,6 +83,8 @@ class Stage(Struct, frozen=True):
     """Only these; (): those that the seed chooses."""
     settings: dict[str, Any] = {}
     """Fields of Settings."""
+    lacks: tuple[str, ...] = ()
+    """Rules that are away in any case: they hide what another one is for."""
 
 
 NO_STAGE: Final = Stage()

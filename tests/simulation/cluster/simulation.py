@@ -23,7 +23,7 @@ from tests.simulation.world import Runaway, World
 from vimraft.core.commands import PauseCopy
 from vimraft.core.ids import ManagerName, VolumeName
 from vimraft.core.tables import Volume
-from vimraft.protocol.rules import ALL_RULES, Rules, without
+from vimraft.protocol.rules import Rules, without
 
 SETTLE_S = 90.0
 """Within it everything has to go on when the faults have stopped."""
@@ -55,7 +55,7 @@ class Simulation:
     def __init__(self, seed: int, mutation: str | None = None, stage: Stage = NO_STAGE) -> None:
         self.seed = seed
         self.world = world = World(seed)
-        rules: Rules = ALL_RULES if mutation is None else without(mutation)
+        rules: Rules = without(*stage.lacks, *(() if mutation is None else (mutation,)))
         self.settings = settings = choose(world.fork_random("settings"), stage)
         self.record = Record()
         self.wire = Wire(world, world.fork_random("wire"), settings.delay_s, settings.jitter_s)
