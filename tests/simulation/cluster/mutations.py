@@ -6,32 +6,58 @@ which needs three of them together would be missed for long, whatever the checke
 
 from typing import Final
 
-from tests.simulation.cluster.settings import FAULTS, Stage
+from tests.simulation.cluster.settings import Stage, VolumeWanted
 
-ALL: Final = tuple(fault for fault in FAULTS if fault != "flush-error")
-"""Beside power cuts a failing flush may take the last copy, which is nobody's promise."""
+PAIR: Final = (VolumeWanted("v1", ((0,), (1,)), 12),)
+SPANNING: Final = (VolumeWanted("v1", ((0, 1), (2, 3)), 6),)
+SELDOM: Final = {
+    "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 1.0, "hot_sectors": 24,
+    "max_active": 3, "store_timeout_s": 1.0, "zeros": False,
+}  # fmt: skip
+"""What was written is soon flushed and cleared, and not written again for a while."""
+LATE: Final = {
+    "sites": 3, "volumes": PAIR, "depth": 4, "think_s": 0.02, "hot_sectors": 2, "shared": True,
+    "delay_s": 0.01, "jitter_s": 0.05, "fault_every_s": 0.7, "zeros": False,
+}  # fmt: skip
+"""Many writes of the same sectors are under way when something happens."""
+HASTY: Final = {"hot_sectors": 24, "think_s": 0.05, "jitter_s": 0.0, "delay_s": 0.0003, "fault_every_s": 0.4}
+READING: Final = {
+    "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 0.05, "hot_sectors": 8, "shared": True,
+    "lease_ms": 1_000, "fault_every_s": 3.0, "flushes": 0.02, "reads": 0.9, "zeros": False,
+}  # fmt: skip
+"""Clients of an owner that is cut off read on for a while, before each waits for a write."""
+HELD: Final = READING | {"lease_ms": 2_000, "fault_every_s": 0.7, "commit_s": 0.02, "log_loss": 0.0}
+"""Leases are held that others take for ended."""
 MUTATIONS: Final[dict[str, Stage]] = {
     "boot_binding": Stage(("reboot", "reboot-all", "site-down")),
-    "epoch_compare": Stage(ALL),
-    "session_compare": Stage(ALL),
-    "drain_at_seal": Stage(("slow-disk", "kill-export", "isolate", "pause-store")),
+    "epoch_compare": Stage(
+        ("kill-manager",), LATE | {"hot_sectors": 8, "lease_ms": 1_000}, ("reopen_on_restart",)
+    ),
+    "session_compare": Stage(("break", "slow-link"), LATE | HASTY | {"sites": 2}),
+    "drain_at_seal": Stage(("slow-disk", "kill-export"), LATE | {"hot_sectors": 8}),
     "durable_seal_floor": Stage(("kill-site", "isolate", "kill-store", "kill-manager")),
-    "intent_before_data": Stage(("kill-both",)),
-    "tag_when_cleared": Stage(("cut", "isolate", "kill-export", "pause-store")),
-    "owner_only_clearing": Stage(("cut", "kill-export", "kill-store", "slow-disk")),
+    "intent_before_data": Stage(
+        ("kill-both",), LATE | {"hot_sectors": 24, "max_active": 3, "record_s": 0.02, "io_s": 0.0002}
+    ),
+    "tag_when_cleared": Stage(("cut", "isolate"), SELDOM | {"think_s": 0.2, "depth": 2}),
+    "owner_only_clearing": Stage(("kill-export", "slow-disk"), LATE | {"hot_sectors": 8, "max_active": 4096}),
     "doubt_after_failed_flush": Stage(("flush-error", "kill-export", "slow-disk")),
-    "reopen_on_restart": Stage(("kill-export", "slow-link", "break")),
+    "reopen_on_restart": Stage(("kill-export", "slow-link"), LATE),
     "hold_before_own_promotion": Stage(("log-away", "kill-store", "kill-export", "isolate")),
     "retire_before_ack": Stage(("kill-store", "cut", "kill-export", "isolate")),
-    "retire_needs_complete_replica": Stage(("disk-error", "cut", "pause-store")),
-    "returning_own_regions": Stage(("isolate", "cut", "kill-export", "one-way")),
+    "retire_needs_complete_replica": Stage(
+        ("disk-error",), LATE | {"sites": 4, "volumes": SPANNING, "hot_sectors": 24, "delay_s": 0.002}
+    ),
+    "returning_own_regions": Stage(("isolate",), SELDOM),
     "shared_read_lock": Stage(("kill-store", "slow-disk")),
-    "equalise_after_eio": Stage(("disk-error", "pause-store", "slow-disk")),
+    "equalise_after_eio": Stage(
+        ("disk-error",), LATE | {"sites": 4, "volumes": SPANNING, "hot_sectors": 24, "io_timeout_s": 6.0}
+    ),
     "equalise_at_takeover": Stage(("kill-export", "isolate", "kill-both")),
     "seal_before_serving": Stage(("pause-export", "isolate", "slow-link")),
-    "check_lease": Stage(("isolate", "pause-export", "slow-link")),
-    "wait_for_retired_side": Stage(("isolate", "pause-export")),
+    "check_lease": Stage(("isolate",), READING),
+    "wait_for_retired_side": Stage(("pause-site", "log-away"), HELD, ("stamp_compare",)),
     "lossy_mark": Stage(("reboot", "reboot-all")),
     "durable_sole_holder_mark": Stage(("kill-export", "log-away", "isolate", "cut")),
-    "stamp_compare": Stage(("log-away", "isolate", "pause-site")),
+    "stamp_compare": Stage(("pause-site", "log-away"), HELD, ("wait_for_retired_side",)),
 }
