@@ -19,7 +19,7 @@ from tests.cluster_fixture import MIB, running_cluster, wait_for
 from tests.fault.copies_trials import HOMES, VOLUME, Stage
 from tests.fault.tagged import BLOCK_BYTES, Tagged, rest_all
 from vimraft.core.ids import LABEL_BYTES
-from vimraft.data.copies.record_file import SUFFIX, parse
+from vimraft.data.copies.record_file import SUFFIX, RecordError, parse
 
 GIB = 1 << 30
 CLIENTS = 4
@@ -131,7 +131,10 @@ def _trial(on: Stage, rng: random.Random, away_s: float, say: Callable[[str], No
     away = _sample(on, away_s)
     say(f"away for {away_s:.0f} s: {len(away)} writes in {len(_touched(on))} regions")
     busy, during = _bring_back(on, busy=True)
-    say(f"back beside clients: {busy.took_s:.1f} s")
+    say(
+        f"back beside clients: {busy.took_s:.1f} s, ratio {busy.ratio:.2f}; "
+        f"p99 {_p99_ms(away):.1f} ms while away, {_p99_ms(during):.1f} ms during the resync"
+    )
     idle = _idle(on, rng)
     raw_mib_s = _raw_copy(on, idle.copied_bytes)
     return Found(
@@ -166,7 +169,10 @@ def _active(on: Stage) -> int:
     """Regions, by the records of the stores."""
     records = [path for site in HOMES for path in (on.cluster[site].data_dir / "copies").glob("*" + SUFFIX)]
     assert len(records) == len(HOMES), "each store has one"
-    loaded = [parse(path.read_bytes(), str(path)).record() for path in records]
+    try:
+        loaded = [parse(path.read_bytes(), str(path)).record() for path in records]
+    except RecordError:
+        return 1  # it was written to meanwhile
     return sum(len(copy.active) for record in loaded for copy in record.copies.values())
 
 
