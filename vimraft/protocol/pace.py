@@ -34,7 +34,7 @@ MAX_CLASSES = 128
 class PaceLimits(Struct, frozen=True, gc=False):
     lowest_bytes_per_s: int = 16 << 20
     highest_bytes_per_s: int = 1 << 30
-    first_bytes_per_s: int = 64 << 20
+    first_bytes_per_s: int = 16 << 20
     """Beside clients, before anything is known."""
     factor_percent: int = 125
     """Longer than so much of what 99 of 100 take without copying is slow."""

@@ -40,7 +40,9 @@ MUTATIONS: Final[dict[str, Stage]] = {
         ("kill-both",), LATE | {"hot_sectors": 24, "max_active": 3, "record_s": 0.02, "io_s": 0.0002}
     ),
     "tag_when_cleared": Stage(("cut", "isolate"), SELDOM | {"think_s": 0.2, "depth": 2}),
-    "owner_only_clearing": Stage(("kill-export", "slow-disk"), LATE | {"hot_sectors": 8, "max_active": 4096}),
+    "owner_only_clearing": Stage(
+        ("kill-export", "slow-disk"), LATE | {"hot_sectors": 8, "max_active": 4096, "shared": False}
+    ),
     "doubt_after_failed_flush": Stage(("flush-error", "kill-export", "slow-disk")),
     "reopen_on_restart": Stage(("kill-export", "slow-link"), LATE),
     "hold_before_own_promotion": Stage(("log-away", "kill-store", "kill-export", "isolate")),
