@@ -103,7 +103,7 @@ class Feeder:
         self._epochs: tuple[str, dict[str, int]] = ("", {})
         """Of the owned volumes with copies as the process knows them, and which life of it."""
         self._sent: tuple[State, PlaneView] | None = None
-        self._lease_until_ns = 0
+        self._lease_until_ns, self._lease_index = 0, -1
         self._wake = asyncio.Event()
         self._quit = False
         self._server: socket.socket | None = None
@@ -147,9 +147,10 @@ class Feeder:
         self._loads = loads
         self._wake.set()
 
-    def grant_lease(self, boottime_ns: int) -> None:
-        """0: none."""
-        self._lease_until_ns = boottime_ns
+    def grant_lease(self, boottime_ns: int, index: int = -1) -> None:
+        """0: none. Sent after the tables of `index`: with the lease back, a process that goes by older ones
+        would serve what another owner has had since."""
+        self._lease_until_ns, self._lease_index = boottime_ns, index
         self._wake.set()
 
     def quit(self) -> None:
@@ -170,7 +171,8 @@ class Feeder:
                     writer.write(encode_frame(message))
                 self._send_leases(writer, self._sent[0])
                 self._send_loads(writer)
-            if self._lease_until_ns != lease_sent_ns:
+            known = -1 if self._sent is None else self._sent[0].index
+            if self._lease_until_ns != lease_sent_ns and known >= self._lease_index:
                 lease_sent_ns = self._lease_until_ns
                 writer.write(encode_frame(LeaseUntil(boottime_ns=lease_sent_ns)))
             if self._quit:

@@ -32,8 +32,8 @@ def boottime_ns() -> int:
 
 class LeaseKeeper(WokenWorker):
     """`life` numbers the life of the export that may hold a lease; 0: none may yet (its volumes are not
-    reopened). `installed_index` is what export and store serve; `granted(deadline_ns)` gets each
-    extension."""
+    reopened). `installed_index` is what export and store serve; `granted(deadline_ns, index)` gets
+    each extension, which the tables of that index have: it counts for nobody who goes by older ones."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class LeaseKeeper(WokenWorker):
         *,
         life: Callable[[], int],
         installed_index: Callable[[], int],
-        granted: Callable[[int], None],
+        granted: Callable[[int, int], None],
     ) -> None:
         super().__init__()
         self._log = replicated_log
@@ -101,7 +101,7 @@ class LeaseKeeper(WokenWorker):
         match outcome:
             case Applied() if self._life() != life:
                 log.info("lease.not_given", cause="another life of the export has begun")
-            case Applied():
-                self._granted(since_ns + lease_ms * 1_000_000)
+            case Applied(index=index):
+                self._granted(since_ns + lease_ms * 1_000_000, index)
             case Rejected(reason=reason):
                 log.error("lease.refused", reason=type(reason).__name__)

@@ -63,6 +63,8 @@ class Export(Process):
         self.state: State | None = None
         self.forwards = Forwards(self)
         self._reopen_index: int | None = None
+        self._granted: tuple[LeaseStamp, int] | None = None
+        """The newest lease, and the index of the tables that have it."""
         self._links: dict[ManagerName, Connection | None] = {}
         """None: it is being made."""
         self._outbox: dict[ManagerName, list[Any]] = {}
@@ -78,7 +80,7 @@ class Export(Process):
         self.others = OthersLease(settings.lease_ms * 1_000_000)
         self.ready = not self.host.rules.reopen_on_restart
         self.served, self._links, self._outbox, self._open = {}, {}, {}, {}
-        self.state, self._reopen_index = None, None
+        self.state, self._reopen_index, self._granted = None, None, None
         self.forwards = Forwards(self)
         self.world.after(0, self.run, self.life, self._first)
 
@@ -123,11 +125,22 @@ class Export(Process):
 
     # --- what the manager says ------------------------------------------------------------------------
 
-    def granted(self, stamp: LeaseStamp) -> None:
-        if self.own.applied(stamp) is not None:
-            self._leases_changed()
+    def granted(self, stamp: LeaseStamp, index: int) -> None:
+        """Not before the tables of that index are here: another owner may have begun in them."""
+        self._granted = (stamp, index)
+        self._look_granted()
+
+    def _look_granted(self) -> None:
+        if self._granted is not None and self.state is not None and self.state.index >= self._granted[1]:
+            stamp, self._granted = self._granted[0], None
+            if self.own.applied(stamp) is not None:
+                self._leases_changed()
 
     def take(self, states: list[State]) -> None:
+        self._take(states)
+        self._look_granted()
+
+    def _take(self, states: list[State]) -> None:
         for state in states:
             before = self.state
             if before is not None and state.index <= before.index:

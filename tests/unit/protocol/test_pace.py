@@ -154,10 +154,11 @@ def test_a_rest_ends_although_no_request_does() -> None:
 def test_a_request_that_does_not_end_slows_copying_down() -> None:
     pace = Pace()
     volume = Volume(pace)
+    pace.rate_bytes_per_s = 10 * LIMITS.lowest_bytes_per_s
     volume.piece(busy=True)
     volume.now_ns += LIMITS.window_ns
     pace.wait_ns(volume.now_ns, busy=True)
-    assert pace.rate_bytes_per_s < LIMITS.first_bytes_per_s
+    assert pace.rate_bytes_per_s < 10 * LIMITS.lowest_bytes_per_s
 
 
 def test_after_a_pause_of_the_clients_their_rate_is_remembered() -> None:

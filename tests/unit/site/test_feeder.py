@@ -157,6 +157,21 @@ async def test_a_lease_granted_before_the_process_came_reaches_it(feeder: Feeder
     assert await process.hear() == LeaseUntil(12345)
 
 
+async def test_a_lease_waits_for_the_tables_that_have_it(feeder: Feeder) -> None:
+    tables = three_sites()
+    feeder.publish(tables.state)
+    process = Process(feeder.path)
+    process.hello()
+    assert isinstance(await process.hear(), Welcome)
+    assert isinstance(await process.hear(), MapUpdate)
+    tables.applied(build("beta", 3))
+    feeder.grant_lease(12345, tables.state.index)
+    await asyncio.sleep(0)  # it could be sent now
+    feeder.publish(tables.state)
+    assert isinstance(await process.hear(), MapUpdate), "another owner may have begun in these"
+    assert await process.hear() == LeaseUntil(12345)
+
+
 async def test_a_stranger_or_nonsense_is_refused_and_the_next_process_served(feeder: Feeder) -> None:
     stranger = Process(feeder.path)
     stranger.hello(manager="somebody")

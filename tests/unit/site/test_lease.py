@@ -30,14 +30,14 @@ class Case:
         self.log = SlowLog()
         self.life = 1
         self.installed = 1
-        self.granted: list[int] = []
+        self.granted: list[tuple[int, int]] = []
         self.keeper = LeaseKeeper(
             self.log,
             "m-tokyo",
             "inc",
             life=lambda: self.life,
             installed_index=lambda: self.installed,
-            granted=self.granted.append,
+            granted=lambda deadline_ns, index: self.granted.append((deadline_ns, index)),
         )
 
 
@@ -52,7 +52,8 @@ async def test_the_lease_counts_from_before_the_proposal_not_from_its_answer() -
         while not case.granted:
             await asyncio.sleep(0)
     lease_ns = case.log.state.settings.lease_ms * 1_000_000
-    assert before_ns + lease_ns <= case.granted[0] <= asked_ns + lease_ns
+    assert before_ns + lease_ns <= case.granted[0][0] <= asked_ns + lease_ns
+    assert case.granted[0][1] == 7, "tables that have it"
     await case.keeper.stop()
 
 
