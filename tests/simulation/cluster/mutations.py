@@ -20,7 +20,6 @@ LATE: Final = {
     "delay_s": 0.01, "jitter_s": 0.05, "fault_every_s": 0.7, "zeros": False,
 }  # fmt: skip
 """Many writes of the same sectors are under way when something happens."""
-HASTY: Final = {"hot_sectors": 24, "think_s": 0.05, "jitter_s": 0.0, "delay_s": 0.0003, "fault_every_s": 0.4}
 READING: Final = {
     "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 0.05, "hot_sectors": 8, "shared": True,
     "lease_ms": 1_000, "fault_every_s": 3.0, "flushes": 0.02, "reads": 0.9, "zeros": False,
@@ -33,7 +32,9 @@ MUTATIONS: Final[dict[str, Stage]] = {
     "epoch_compare": Stage(
         ("kill-manager",), LATE | {"hot_sectors": 8, "lease_ms": 1_000}, ("reopen_on_restart",)
     ),
-    "session_compare": Stage(("break", "slow-link"), LATE | HASTY | {"sites": 2}),
+    "session_compare": Stage(
+        ("break", "slow-disk"), LATE | {"sites": 2, "hot_sectors": 8, "fault_every_s": 0.4}
+    ),
     "drain_at_seal": Stage(("slow-disk", "kill-export"), LATE | {"hot_sectors": 8}),
     "durable_seal_floor": Stage(("kill-site", "isolate", "kill-store", "kill-manager")),
     "intent_before_data": Stage(
