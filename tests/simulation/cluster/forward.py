@@ -87,13 +87,15 @@ class _Generation:
         self.running = 0
         self.waiting: list[tuple[int, tuple[Any, ...]]] = []
         self.over = False
+        self.number = (0, 0)
+        """Life of the sender, and of its connections which."""
 
 
 class Forwards:
     def __init__(self, export: "Export") -> None:
         self._export = export
         self._links: dict[ManagerName, _Link] = {}
-        self._numbers = 0
+        self._numbers = self._hellos = 0
         self._generations: dict[Connection, _Generation] = {}
         self._newest: dict[str, Connection] = {}
         self._before: dict[str, list[_Generation]] = {}
@@ -123,7 +125,8 @@ class Forwards:
     def connected(self, connection: Connection) -> None:
         link = self._links[ManagerName(connection.ends[1].site)]
         link.connection = connection
-        connection.send(self._export, ("hello",))
+        self._hellos += 1
+        connection.send(self._export, ("hello", (self._export.life, self._hellos)))
         for number, task in list(link.tasks.items()):
             self._put(link, number, task)
 
@@ -196,7 +199,11 @@ class Forwards:
         generation = self._generations[connection]
         site = connection.ends[0].site
         if payload[0] == "hello":
+            generation.number = payload[1]
             before = self._newest.get(site)
+            if before is not None and self._generations[before].number > generation.number:
+                generation.over = True  # a late one
+                return
             if before is not None:
                 old = self._generations[before]
                 old.over = True
