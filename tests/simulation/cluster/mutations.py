@@ -20,6 +20,9 @@ LATE: Final = {
     "delay_s": 0.01, "jitter_s": 0.05, "fault_every_s": 0.7, "zeros": False,
 }  # fmt: skip
 """Many writes of the same sectors are under way when something happens."""
+BUSY: Final = {
+    "depth": 4, "think_s": 0.02, "hot_sectors": 24, "shared": True, "fault_every_s": 0.7, "zeros": False,
+}  # fmt: skip
 READING: Final = {
     "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 0.05, "hot_sectors": 8, "shared": True,
     "lease_ms": 1_000, "fault_every_s": 3.0, "flushes": 0.02, "reads": 0.9, "zeros": False,
@@ -41,16 +44,12 @@ MUTATIONS: Final[dict[str, Stage]] = {
         ("kill-both",), LATE | {"hot_sectors": 24, "max_active": 3, "record_s": 0.02, "io_s": 0.0002}
     ),
     "tag_when_cleared": Stage(("cut", "isolate"), SELDOM | {"think_s": 0.2, "depth": 2}),
-    "owner_only_clearing": Stage(
-        ("kill-export", "slow-disk"), LATE | {"hot_sectors": 8, "max_active": 4096, "shared": False}
-    ),
+    "owner_only_clearing": Stage(("kill-export", "cut"), LATE | {"hot_sectors": 24, "max_active": 3}),
     "doubt_after_failed_flush": Stage(("flush-error", "kill-export", "slow-disk")),
     "reopen_on_restart": Stage(("kill-export", "slow-link"), LATE),
     "hold_before_own_promotion": Stage(("log-away", "kill-store", "kill-export", "isolate")),
     "retire_before_ack": Stage(("kill-store", "cut", "kill-export", "isolate")),
-    "retire_needs_complete_replica": Stage(
-        ("disk-error",), LATE | {"sites": 4, "volumes": SPANNING, "hot_sectors": 24, "delay_s": 0.002}
-    ),
+    "retire_needs_complete_replica": Stage(("disk-error",), BUSY | {"sites": 4, "volumes": SPANNING}),
     "returning_own_regions": Stage(("isolate",), SELDOM),
     "shared_read_lock": Stage(("kill-store", "slow-disk")),
     "equalise_after_eio": Stage(

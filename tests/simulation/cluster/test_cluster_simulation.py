@@ -19,15 +19,21 @@ CAUGHT = {
     "reopen_on_restart": 74,
     "check_lease": 10,
     "drain_at_seal": 45,
-    "epoch_compare": 49,
     "boot_binding": 32,
     "hold_before_own_promotion": 83,
     "retire_before_ack": 10,
     "seal_before_serving": 10,
     "lossy_mark": 2,
     "shared_read_lock": 24,
+    "tag_when_cleared": 244,
+    "intent_before_data": 139,
+    "owner_only_clearing": 79,
+    "returning_own_regions": 56,
+    "equalise_after_eio": 6,
+    "doubt_after_failed_flush": 71,
+    "equalise_at_takeover": 152,
 }
-"""A seed for each of these rules; others take longer than a test may (docs/testing.md)."""
+"""A seed for each of these rules; the others: docs/testing.md."""
 
 
 @pytest.mark.parametrize("rule", CAUGHT)
