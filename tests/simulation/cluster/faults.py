@@ -1,6 +1,7 @@
 """Faults: what each does, for how long, and that all are healed at the end.
 
-May live here: one method a fault, named like it in `settings.FAULTS`.
+May live here: one method a fault, named like it in `settings.FAULTS`. Some are not there: several things that
+seldom happen one after the other by chance, for the stages of mutations.
 """
 
 from collections.abc import Callable
@@ -239,6 +240,59 @@ class Faults:
             )
         if manager.up:
             manager.run(manager.life, manager.propose, command, lambda _outcome: None)
+
+    # --- in a row -------------------------------------------------------------------------------------
+
+    @property
+    def _takeover_s(self) -> float:
+        """After so long others claim what a manager owned that renews no lease."""
+        return self._simulation.settings.lease_ms / 1e3 * 1.25 / (1 - self._simulation.settings.drift)
+
+    def forgotten_seal(self) -> None:
+        """The owner's manager is away. When another one has taken over, the store there has been told to take
+        nothing older; it dies, and its manager does not know."""
+        row = self._volume()
+        host = self._simulation.by_name[row.owner]
+        away = self._simulation.ledger.away
+        away.add(host.name)
+        self.world.after(self._takeover_s + 3.0, self._undo, lambda: away.discard(host.name))
+
+        def look(tries: int) -> None:
+            now = self._simulation.ledger.state.volumes[row.name].owner
+            if now == host.name and tries:
+                self.world.after(0.1, look, tries - 1)
+            elif now != host.name:
+                self.world.after(0.1 + 0.5 * self.random.random(), die)
+
+        def die() -> None:
+            if host.up and not self.over:
+                host.store.kill()
+                self.world.after(0.05, host.store.start)
+
+        look(int(self._takeover_s / 0.1) + 20)
+
+    def late_claim(self) -> None:
+        """Somebody who could take over hears of no renewals; when he is about to claim, the owner is cut off;
+        what he claims comes into the log while the owner still holds a lease."""
+        row = self._volume()
+        hosts = self._simulation.hosts
+        others = [host.name for host in hosts if host.name != row.owner]
+        claimer, away = self.random.choice(others), self._simulation.ledger.away
+        away.add(claimer)
+        lease_s = self._simulation.settings.lease_ms / 1e3
+
+        def cut_off() -> None:
+            if self.over:
+                return
+            wire = self._simulation.wire
+            paths = [(row.owner, other) for other in others] + [(other, row.owner) for other in others]
+            for path in paths:
+                wire.cut(*path)
+            self.world.after(lease_s, self._undo, lambda: [wire.heal(*path) for path in paths] and None)
+
+        self.world.after(self._takeover_s * (0.95 + 0.1 * self.random.random()), cut_off)
+        late_s = self._takeover_s + 0.2 * lease_s * self.random.random()
+        self.world.after(late_s, self._undo, lambda: away.discard(claimer))
 
 
 def replica_class(simulation: "Simulation", name: LocalName, row: Volume) -> str:
