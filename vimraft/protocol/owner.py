@@ -417,8 +417,7 @@ class Owner:
         desk = self.desk
         before, desk.map = desk.map, desk.newest
         stores = {store for copy in desk.map.in_sync for store in copy.stores}
-        if desk.map.lossy_epoch > before.lossy_epoch or not desk.tracker.changed_boots & stores:
-            desk.tracker.rebase()
+        desk.tracker.installed(stores, lossy=desk.map.lossy_epoch > before.lossy_epoch)
         self.losses.lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_mark else 0
         copies = names(desk.map.copies)
         self.balance.forget(copies)

@@ -11,6 +11,7 @@ back, and made equal by a takeover: so the owner flushes by itself what nobody e
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 CLEAR_AFTER_NS = 10_000_000_000
 """A region that nobody wrote to for so long is cleared by the next flush."""
@@ -41,8 +42,10 @@ class Tracker:
         self._boot_of: dict[str, str] = {}
         self._flushed = (0, 0)
         self._looked_ns = 0
+        self._lossy: AbstractSet[str] = set()
+        """Stores of the last copy, which lost something in a boot that ended."""
         self.changed_boots: set[str] = set()
-        """Stores whose boot changed since `rebase`."""
+        """Stores whose boot changed since it counted."""
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -91,17 +94,30 @@ class Tracker:
         if known == boot:
             return
         self._boot_of[store] = boot
-        if known is not None:
-            self._boots += 1
+        if known is None:
+            return
+        self._boots += 1
+        if store in self._lossy:
+            self._lossy = self._lossy - {store}
+            self._count_present_boots()
+        else:
             self.changed_boots.add(store)
 
     def boot_of(self, store: str) -> str:
         return self._boot_of.get(store, "")
 
-    def rebase(self) -> None:
-        """A map is installed in which no in-sync copy lies at a store whose boot changed, or which says that
-        it lost what was not flushed: the present boots are those that count."""
-        self.changed_boots.clear()
+    def installed(self, stores: AbstractSet[str], *, lossy: bool) -> None:
+        """A map in which in-sync copies lie at these stores. When none of them changed its boot, or the map
+        says that the last copy lost what was not flushed (`lossy`), the present boots are those that count.
+        Such a store may not have told of its new boot yet: it serves in none that the tables do not know, so
+        the first change is the one that they know of, or another loss follows."""
+        if lossy:
+            self._lossy = stores - self.changed_boots
+        if lossy or not self.changed_boots & stores:
+            self.changed_boots.clear()
+            self._count_present_boots()
+
+    def _count_present_boots(self) -> None:
         for region in self._regions.values():
             region.boots = self._boots
 
@@ -123,10 +139,12 @@ class Tracker:
         return False
 
     def ripe_unflushed(self, now_ns: int) -> bool:
-        """The one that was left alone longest could be cleared if it were flushed."""
+        """One that was left alone for long could be cleared if it were flushed."""
         for region in self._regions.values():
-            alone = not region.in_flight and now_ns - region.at_ns >= CLEAR_AFTER_NS
-            return alone and region.boots == self._boots and region.sequence > self._flushed[0]
+            if now_ns - region.at_ns < CLEAR_AFTER_NS:
+                return False
+            if not region.in_flight and region.boots == self._boots and region.sequence > self._flushed[0]:
+                return True
         return False
 
     def clearable(self, now_ns: int, *, at_once: bool = False) -> list[int]:

@@ -250,12 +250,16 @@ class Faults:
 
     def forgotten_seal(self) -> None:
         """The owner's manager is away. When another one has taken over, the store there has been told to take
-        nothing older; it dies, and its manager does not know."""
+        nothing older; it dies, comes back, and only then its manager hears of it."""
         row = self._volume()
         host = self._simulation.by_name[row.owner]
         away = self._simulation.ledger.away
         away.add(host.name)
-        self.world.after(self._takeover_s + 3.0, self._undo, lambda: away.discard(host.name))
+
+        def back() -> None:
+            away.discard(host.name)
+
+        self.world.after(self._takeover_s + 3.0, self._undo, back)
 
         def look(tries: int) -> None:
             now = self._simulation.ledger.state.volumes[row.name].owner
@@ -267,7 +271,8 @@ class Faults:
         def die() -> None:
             if host.up and not self.over:
                 host.store.kill()
-                self.world.after(0.05, host.store.start)
+                self.world.after(0.02, host.store.start)
+                self.world.after(0.3 + 0.6 * self.random.random(), self._undo, back)
 
         look(int(self._takeover_s / 0.1) + 20)
 

@@ -23,18 +23,25 @@ LATE: Final = {
 BUSY: Final = {
     "depth": 4, "think_s": 0.02, "hot_sectors": 24, "shared": True, "fault_every_s": 0.7, "zeros": False,
 }  # fmt: skip
+"""Writes over several regions and sites are under way all the time."""
 READING: Final = {
     "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 0.05, "hot_sectors": 8, "shared": True,
     "lease_ms": 1_000, "fault_every_s": 3.0, "flushes": 0.02, "reads": 0.9, "zeros": False,
 }  # fmt: skip
 """Clients of an owner that is cut off read on for a while, before each waits for a write."""
-HELD: Final = READING | {"lease_ms": 2_000, "fault_every_s": 0.7, "commit_s": 0.02, "log_loss": 0.0}
-"""Leases are held that others take for ended."""
+WRITING: Final = {
+    "reads": 0.05, "flushes": 0.02, "hot_sectors": 8, "lease_ms": 1_000, "delay_s": 0.002, "jitter_s": 0.003,
+    "fault_every_s": 1.5,
+}  # fmt: skip
+"""Clients of an owner that has lost its lease write on for a while, before each waits for a read."""
+HELD: Final = READING | {
+    "lease_ms": 4_000, "fault_every_s": 7.0, "duration_s": 20.0, "store_timeout_s": 1.0, "drift": 0.0,
+    "commit_s": 0.002, "log_loss": 0.0, "delay_s": 0.0003, "jitter_s": 0.0,
+}  # fmt: skip
+"""An owner holds his lease for long after somebody claimed."""
 MUTATIONS: Final[dict[str, Stage]] = {
     "boot_binding": Stage(("reboot", "reboot-all", "site-down")),
-    "epoch_compare": Stage(
-        ("kill-manager",), LATE | {"hot_sectors": 8, "lease_ms": 1_000}, ("reopen_on_restart",)
-    ),
+    "epoch_compare": Stage(("log-away",), LATE | WRITING, ("reopen_on_restart",)),
     "session_compare": Stage(
         ("break", "slow-disk"), LATE | {"sites": 2, "hot_sectors": 8, "fault_every_s": 0.4}
     ),
@@ -58,8 +65,8 @@ MUTATIONS: Final[dict[str, Stage]] = {
     "equalise_at_takeover": Stage(("kill-export", "isolate", "kill-both")),
     "seal_before_serving": Stage(("pause-export", "isolate", "slow-link")),
     "check_lease": Stage(("isolate",), READING),
-    "wait_for_retired_side": Stage(("pause-site", "log-away"), HELD, ("stamp_compare",)),
+    "wait_for_retired_side": Stage(("late-claim",), HELD, ("stamp_compare",)),
     "lossy_mark": Stage(("reboot", "reboot-all")),
     "durable_sole_holder_mark": Stage(("kill-export", "log-away", "isolate", "cut")),
-    "stamp_compare": Stage(("pause-site", "log-away"), HELD, ("wait_for_retired_side",)),
+    "stamp_compare": Stage(("late-claim",), HELD, ("wait_for_retired_side",)),
 }

@@ -2,6 +2,7 @@
 
 from tests.unit.protocol.owner_world import PARIS, ROME, S, World, after, two
 from vimraft.protocol.losses import LossMark
+from vimraft.protocol.maps import REGION_BYTES
 
 
 def kinds(world: World, kind: str) -> int:
@@ -42,6 +43,27 @@ def test_what_clients_left_alone_and_never_flush_is_flushed_and_cleared() -> Non
     assert len(world.owner.desk.tracker) == 0
     later(world, 60)
     assert kinds(world, "flush") == 2, "there is nothing else to clear"
+
+
+def test_what_the_last_copy_lost_is_cleared_although_its_new_boot_is_heard_of_after_the_map() -> None:
+    alone = after(two(), B="stale")
+    world = World(alone)
+    world.write(1)
+    world.stores[PARIS].boot = "b2"
+    world.apply(after(alone, lossy="yes"))
+    world.write(2, REGION_BYTES)
+    assert set(world.owner.desk.tracker.active) == {0, 1}
+    later(world, 25)
+    assert len(world.owner.desk.tracker) == 0, "there is no later map that could say so"
+
+
+def test_a_boot_without_a_loss_in_the_map_keeps_what_was_written_before_it() -> None:
+    world = World(two())
+    world.write(1)
+    world.stores[PARIS].boot = "b2"
+    world.write(2, REGION_BYTES)
+    later(world, 25)
+    assert set(world.owner.desk.tracker.active) == {0}, "it may be gone from that page cache"
 
 
 def test_a_flush_of_its_own_that_fails_at_the_last_copy_is_told_to_every_session() -> None:
