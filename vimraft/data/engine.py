@@ -42,7 +42,7 @@ from vimraft.data.feed import (
     VerifyTold,
     VolumeMap,
 )
-from vimraft.data.gate import Lease, Totals, VolumeGate
+from vimraft.data.gate import Lease, VolumeGate
 from vimraft.data.handle import Handle, ParallelHandle, PeerHandle
 from vimraft.data.holds import Holds
 from vimraft.data.losses import LossBook
@@ -277,6 +277,9 @@ class Plane:
     def note_leases(self, leases: Leases) -> None:
         self.copies.note_leases(leases)
 
+    def lose_manager(self) -> None:
+        self.copies.lose_manager()
+
     def note_loads(self, loads: Loads) -> None:
         self.copies.note_loads(loads)
 
@@ -464,7 +467,7 @@ class Plane:
     # --- figures --------------------------------------------------------------------------------
     def stats(self) -> tuple[dict[str, IoCounters], dict[str, IoCounters], int]:
         gates = tuple(self._volumes.items())
-        volumes = {name: _volume_counters(gate) for name, gate in gates}
+        volumes = {name: gate.counters() for name, gate in gates}
         return volumes, self._reals.counters(), sum(gate.waiting for _, gate in gates)
 
     def copies_status(self) -> dict[str, CopiesStatus]:
@@ -485,16 +488,3 @@ def _uses(volume: VolumeMap, reals: set[str]) -> bool:
     copies = volume.copies.segments.values() if volume.copies is not None else ()
     here = [segment for segments in (volume.segments, *copies) for segment in segments]
     return any(segment.real in reals and not segment.manager for segment in here)
-
-
-def _volume_counters(gate: VolumeGate) -> IoCounters:
-    """Of clients attached here. What a peer forwards is counted there, or it would count twice."""
-    handles = tuple(handle for handle in gate.handles if not handle.epoch)
-    total = Totals()
-    total.add(gate.totals)
-    for handle in handles:
-        total.add(handle)
-    return IoCounters(
-        total.reads, total.writes, total.read_bytes, total.write_bytes, total.read_ns, total.write_ns,
-        total.flushes, total.errors, sum(handle.busy for handle in handles), len(handles), total.forwarded,
-    )  # fmt: skip

@@ -87,6 +87,8 @@ class FeedClient:
             except Exception as error:  # noqa: BLE001 - nothing that is sent may end the feed for good
                 self._log("feed.bug", path=self._path, error=repr(error))
             finally:
+                if self._conversation is not None:
+                    self._engine.lose_manager()
                 self._conversation = None
                 self._installer.forget(conversation)
                 sock.close()

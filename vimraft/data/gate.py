@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vimraft.data.errors import IoError
+from vimraft.data.feed import IoCounters
 from vimraft.data.holds import Holds
 from vimraft.data.remote import COPIES, LinkKey, Vitals
 from vimraft.data.volume import Plan
@@ -202,6 +203,19 @@ class VolumeGate:
             return self._changed.wait_for(
                 lambda: bool(self.removed) or self.plan.epoch >= epoch, deadline - time.monotonic()
             )
+
+    def counters(self) -> IoCounters:
+        """Of clients attached here. What a peer forwards is counted there, or it would count twice."""
+        handles = tuple(handle for handle in self.handles if not handle.epoch)
+        total = Totals()
+        total.add(self.totals)
+        for handle in handles:
+            total.add(handle)
+        return IoCounters(
+            total.reads, total.writes, total.read_bytes, total.write_bytes, total.read_ns, total.write_ns,
+            total.flushes, total.errors, sum(handle.busy for handle in handles), len(handles),
+            total.forwarded,
+        )  # fmt: skip
 
     # --- losses (INV-3) -------------------------------------------------------------------------
     def losses(self) -> int:

@@ -120,7 +120,7 @@ class _Look:
             self._sums.setdefault((ask.first, ask.end), {})[ask.copy] = answer.data
         else:
             self._silent[ask.copy] = f"copy {ask.copy} at {ask.store}: {_WORDS.get(answer.how, answer.how)}"
-            self._passing |= answer.how not in ("failed", "unsupported")
+            self._passing |= answer.how not in ("failed", "away", "unsupported")
         self._under_way -= 1
         if self._under_way == 0:
             self._desk.in_flight -= 1
@@ -156,6 +156,7 @@ class _Look:
 
 _WORDS = {
     "failed": "it cannot be read there",
+    "away": "its store takes no requests for it",
     "older": "its store goes by other tables",
     "lost": "no answer",
     "busy": "its store has too much to do",
@@ -387,7 +388,7 @@ class RegionCheck:
         for ask, answer in answers:
             if answer.how != "done":
                 self._unmended = f"copy {ask.copy} could not be written"
-                self._passing |= answer.how not in ("failed", "unsupported")
+                self._passing |= answer.how not in ("failed", "away", "unsupported")
         self._mend_next()
 
     def _looked_at_end(self, look: _Look) -> None:

@@ -68,11 +68,20 @@ class Limits(Struct, frozen=True, gc=False):
     """Of resyncs and verifications."""
 
 
+FRESH_PART = 0.4
+"""Of the time that others wait: half of a lease. It is renewed every third of one."""
+
+
 class Leases(Struct, frozen=True):
     """The rights that an owner serves by; the shell keeps them, one of each kind for all its volumes."""
 
     own: OwnLease
     others: OthersLease
+
+    def fresh(self, now_ns: int) -> bool:
+        """The lease was renewed lately, and somebody is there to renew it: what is proposed now is likely
+        to be decided soon. What holds I/O until it is decided waits for that; nothing is safe by it."""
+        return not self.own.alone and self.own.deadline_ns - now_ns >= self.others.lasts_ns * FRESH_PART
 
 
 class Desk:

@@ -6,6 +6,7 @@ to copies, whatever epochs their data were written in. A copy whose flush failed
 never tried again (the kernel forgets the failure with the data); the last one's error goes to the clients.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 from vimraft.core.ids import LocalName
@@ -27,8 +28,10 @@ class FlushRound:
         self._under_way = 0
         self._ok: set[LocalName] = set()
         self._failed: set[LocalName] = set()
+        self._broken: set[LocalName] = set()
+        """Of those, whose disk said so. Others cannot be reached, and may be again."""
         self._again: set[LocalName] = set()
-        self._attempts = 0
+        self._losses: Counter[LocalName] = Counter()
         self._timer: int | None = None
         self.over = False
 
@@ -57,9 +60,11 @@ class FlushRound:
         self._under_way -= 1
         if answer.how in ("older", "lost"):
             self._again.add(ask.copy)
-            self._attempts += answer.how == "lost"
+            self._losses[ask.copy] += answer.how == "lost"
         elif answer.how != "done":
             self._failed.add(ask.copy)
+            if answer.how == "failed":
+                self._broken.add(ask.copy)
             self._note_syncing(ask.copy)
         elif not self._asked[ask.copy] and ask.copy not in self._again | self._failed:
             self._ok.add(ask.copy)
@@ -84,9 +89,9 @@ class FlushRound:
         desk = self._desk
         if self.over or self._under_way or not desk.ours:
             return
-        if self._attempts >= MAX_ATTEMPTS:
-            self._failed |= self._again
-            self._again.clear()
+        given_up = {name for name in self._again if self._losses[name] >= MAX_ATTEMPTS}
+        self._failed |= given_up
+        self._again -= given_up
         wanted = desk.needed()
         if wanted <= self._ok:
             self._settle_done()
@@ -95,8 +100,13 @@ class FlushRound:
             return  # it goes on when that map is installed
         if self._again & wanted:
             self._later()
-        elif not self._ok & wanted:
+        elif not self._ok & wanted and wanted <= self._broken:
             self._end("failed")
+        elif not self._ok & wanted:
+            recovering = self._failed - self._broken
+            self._failed -= recovering
+            self._again |= recovering
+            self._later()
         else:
             desk.retire(self._failed & wanted)
             self._later()
@@ -116,7 +126,7 @@ class FlushRound:
 
     def map_changed(self) -> None:
         if not self.over and self._under_way == 0 and self._desk.ours:
-            self._attempts = 0
+            self._losses.clear()
             self.send()
 
     def _end(self, how: End) -> None:

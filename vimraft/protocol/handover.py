@@ -62,7 +62,9 @@ class HandOver:
             self._drain()
 
     def _drain(self) -> None:
-        if self.phase in ("flushing", "clearing"):
+        if not self._desk.leases.fresh(self._desk.now_ns):
+            self._finish("failed")  # nobody would decide, and I/O would be held until somebody does
+        elif self.phase in ("flushing", "clearing"):
             self.phase = "draining"
             self._owner.pause(_WHY)
 

@@ -79,7 +79,7 @@ class Kept:
                 self._know(answers)
             else:
                 self._compare(answers)
-        elif any(one.how == "failed" for one in answers):
+        elif any(one.how in ("failed", "away") for one in answers):
             self._new.clear()
             self._lost()
         elif not done:

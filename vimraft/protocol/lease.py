@@ -32,6 +32,8 @@ class OwnLease:
         self.lease_ns = lease_ns
         self.deadline_ns = 0
         """Nothing may be served at or after it. 0: there is no lease yet."""
+        self.alone = False
+        """The manager that renews it is gone. The lease lasts as long as it lasts."""
         self._counter = 0
         self._started: dict[int, int] = {}
 
@@ -56,6 +58,7 @@ class OwnLease:
         if started_ns is None or started_ns + self.lease_ns <= self.deadline_ns:
             return None
         self.deadline_ns = started_ns + self.lease_ns
+        self.alone = False
         return self.deadline_ns
 
     def holds(self, now_ns: int) -> bool:
@@ -81,6 +84,11 @@ class OthersLease:
         known = self._seen.get(manager)
         if known is None or known[0] != stamp:
             self._seen[manager] = (stamp, now_ns)
+
+    @property
+    def lasts_ns(self) -> int:
+        """So long after it was last renewed others wait."""
+        return self._lasts_ns
 
     def forget(self, manager: ManagerName) -> None:
         """It is no member any more."""

@@ -147,8 +147,10 @@ def _how(refusal: Refusal) -> How:
     match refusal:
         case OldEpoch() | Sealed() | NewerEpoch() | OldSession() | NotTheOwner() | TooMany():
             return "older"
-        case NeedsRejoin() | NotServed() | IoFailed() | NotFlushed() | RecordFailed():
+        case IoFailed() | NotFlushed():
             return "failed"
+        case NeedsRejoin() | NotServed() | RecordFailed():
+            return "away"
         case NotDrained() | Unknown():
             return "lost"
         case NoRoom():

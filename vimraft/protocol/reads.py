@@ -18,7 +18,8 @@ from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import Copy
 
 MAX_READ_ATTEMPTS = 3
-"""Rounds through all copies before an error goes to the client; between two of them time passes."""
+"""Rounds through all copies, whose disks all say so, before an error goes to the client; between two of them
+time passes. Copies that cannot be reached are waited for until the client's time is over."""
 _NONE: frozenset[LocalName] = frozenset()
 
 
@@ -45,6 +46,8 @@ class Read:
         self._tried: dict[tuple[int, int], frozenset[LocalName]] = {}
         self._busy: dict[tuple[int, int], frozenset[LocalName]] = {}
         """Of those: copies that said "use the other copy", and have to do it when no other one could."""
+        self._broken: dict[tuple[int, int], frozenset[LocalName]] = {}
+        """Of those that were tried: whose disk failed."""
         self._wait: list[tuple[int, int]] = [(first, end)]
         """Pieces to be asked for."""
         self._under_way = 0
@@ -105,6 +108,8 @@ class Read:
                 self._tried.pop(piece, None)
             elif answer.how == "busy" and not ask.must:
                 self._busy[piece] = self._busy.get(piece, _NONE) | {ask.copy}
+            elif answer.how == "failed" or not self._rightful:
+                self._broken[piece] = self._broken.get(piece, _NONE) | {ask.copy}
             names = desk.map.in_sync_names
             exhausted = names <= self._tried.get(piece, _NONE) and names.isdisjoint(
                 self._busy.get(piece, _NONE)
@@ -116,7 +121,7 @@ class Read:
         if self._under_way == 0 and not self._wait:
             self._end()
         elif answer.how == "older" or exhausted:
-            self._wait_a_while(exhausted)
+            self._wait_a_while(exhausted and names <= self._broken.get(piece, _NONE))
         else:
             self.send()
 
@@ -144,6 +149,7 @@ class Read:
         self._timer = None
         for piece in self._wait:
             self._tried.pop(piece, None)
+            self._broken.pop(piece, None)
         self.send()
 
     def settle(self) -> None:
@@ -153,6 +159,7 @@ class Read:
 
     def map_changed(self) -> None:
         self._tried.clear()
+        self._broken.clear()
         self.send()
 
     def give_up(self) -> None:

@@ -269,7 +269,9 @@ class Resync:
             self._queue.pop()
             if not self._copy_region(region):
                 break
-        if not missing and not self._running and self.phase == "copying":
+        if missing or self._running or self.phase != "copying":
+            return
+        if desk.leases.fresh(desk.now_ns):  # otherwise I/O would be held for as long as nobody decides
             self._stop_the_world()
 
     def _look_for_room(self, copy: Copy) -> None:

@@ -33,6 +33,7 @@ class Rules(Struct, frozen=True, gc=False):
     hold_before_own_promotion: bool = True
     retire_before_ack: bool = True
     retire_needs_complete_replica: bool = True
+    """A new owner goes by copies of which every store has sealed, and retires the others."""
     returning_own_regions: bool = True
     shared_read_lock: bool = True
     equalise_after_eio: bool = True

@@ -89,7 +89,8 @@ class TakeOver:
             self._desk.later(self._desk.limits.retry_ns, self._seal)
 
     def _complete(self) -> list[Copy]:
-        return [c for c in self._desk.newest.in_sync if all(store in self.sealed for store in c.stores)]
+        enough = all if self._desk.rules.retire_needs_complete_replica else any
+        return [c for c in self._desk.newest.in_sync if enough(store in self.sealed for store in c.stores)]
 
     def _look(self) -> None:
         desk = self._desk
@@ -127,8 +128,11 @@ class TakeOver:
     def _record(self, complete: list[Copy]) -> str:
         """The id that all stores of all complete copies agree on; otherwise a new one (ids of records are
         made of the volume's epochs, which are never used twice), and who is away needs a full copy."""
-        ids = {self.sealed[store].record for copy in complete for store in copy.stores}
+        ids = {self.sealed[store].record for store in self._sources(complete)}
         return ids.pop() if len(ids) == 1 and "" not in ids else f"{self._desk.newest.epoch}"
+
+    def _sources(self, complete: list[Copy]) -> set[ManagerName]:
+        return {store for copy in complete for store in copy.stores if store in self.sealed}
 
     # --- equalising -----------------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class TakeOver:
         desk = self._desk
         self.phase = "equalising"
         desk.record = desk.record or self._record(complete)
-        stores = {store for copy in complete for store in copy.stores}
+        stores = self._sources(complete)
         active = {region for store in stores for region in self.sealed[store].regions}
         self._regions = sorted(active, reverse=True)
         desk.tracker.begin(sorted(active), desk.now_ns)  # until they are equal, nobody may clear them

@@ -9,10 +9,12 @@ Keeps INV-2, INV-3 and INV-4:
 - Otherwise it is *parked*: nothing of it is under way, so that a drain does not wait for it. If a complete
   copy has it, those that failed are retired in the log first. After every change of the map it is sent
   again, to the copies of the new map: a copy that began to sync meanwhile gets it too.
-- What nobody could complete until `io_timeout_ns` ends with EIO. Its range stays locked until a `Repair` has
+- What nobody could complete until `io_timeout_ns` ends with EIO; at once, when it failed at the disks of all.
+  Its range stays locked until a `Repair` has
   made all copies equal there, in a newer session at its stores.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -44,7 +46,7 @@ class Write:
         impatient: bool = True,
     ) -> None:
         """`only`: write to these copies and want them alone (a copy of resync). `impatient`: end with
-        `failed` when every in-sync copy has failed; otherwise go on trying, also those that failed."""
+        `failed` when the disks of every in-sync copy have; otherwise go on trying, those too."""
         self._desk = desk
         self.kind: WriteKind = kind
         self.first = first
@@ -62,9 +64,12 @@ class Write:
         self._under_way = 0
         self._ok: set[LocalName] = set()
         self._failed: set[LocalName] = set()
+        self._broken: set[LocalName] = set()
+        """Of those, whose disk said so. Others cannot be reached, and may be again."""
         self._again: set[LocalName] = set()
         """To be sent again: refused for now, or the connection ended."""
-        self._attempts = 0
+        self._losses: Counter[LocalName] = Counter()
+        """How often the connection to a copy ended."""
         self._timer: int | None = None
         self.stores: set[ManagerName] = set()
 
@@ -77,6 +82,7 @@ class Write:
         desk = self._desk
         self._ok.clear()
         self._failed.clear()
+        self._broken.clear()
         self._again.clear()
         wanted: Iterable[Copy] = desk.map.targets
         if self._only is not None:
@@ -122,11 +128,13 @@ class Write:
         elif answer.how in ("older", "lost", "full"):
             self._again.add(name)
             if answer.how == "lost":
-                self._attempts += 1
+                self._losses[name] += 1
             elif answer.how == "full":
                 self._desk.room_wanted = True
         else:
             self._failed.add(name)
+            if answer.how == "failed":
+                self._broken.add(name)
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()
@@ -150,9 +158,9 @@ class Write:
         desk.parked[id(self)] = self
         if not desk.ours:
             return
-        if self._attempts >= MAX_ATTEMPTS:
-            self._failed |= self._again
-            self._again.clear()
+        given_up = {name for name in self._again if self._losses[name] >= MAX_ATTEMPTS}
+        self._failed |= given_up
+        self._again -= given_up
         self._note_syncing()
         wanted = desk.needed() if self._only is None else set(self._only)
         if wanted <= self._ok or (self._ok and not desk.rules.retire_before_ack):
@@ -165,10 +173,10 @@ class Write:
             self._end("failed")  # whoever copies may have another region that needs no room
         elif self._again & wanted:
             self._retry_later()
-        elif wanted & self._ok or not desk.rules.retire_needs_complete_replica:
+        elif wanted & self._ok:
             desk.retire(self._failed & wanted)
             self._retry_later()
-        elif self._impatient:
+        elif self._impatient and wanted <= self._broken:
             self._end("failed")
         else:
             self._retry_later()
@@ -187,19 +195,26 @@ class Write:
         self._timer = None
         if self.over or self._under_way or not self._desk.ours:
             return
-        again = self._again | (set() if self._impatient else self._failed)
+        again = self._again | self._failed_that_may_recover()
         if again and not self._desk.held:
             self._again.clear()
             self._failed -= again
+            self._broken -= again
             copies = [self._desk.map.copy(name) for name in sorted(again)]
             self._send_to([copy for copy in copies if copy is not None])
         if self.parked:
             self.settle()
 
+    def _failed_that_may_recover(self) -> set[LocalName]:
+        """Where some copy has it, those that failed are retired instead."""
+        if not self._impatient:
+            return self._failed
+        return set() if self._ok & self._desk.needed() else self._failed - self._broken
+
     def map_changed(self) -> None:
         """A newer map is installed."""
         if not self.over and self.parked and self._desk.ours:
-            self._attempts = 0
+            self._losses.clear()
             self.send()
             if self.parked:
                 self.settle()

@@ -69,6 +69,8 @@ class Host:
         self.boot = boot
         self.up = True
         self.on_cut: list[Callable[[str], None]] = []
+        self.untold: Process | None = None
+        """What the manager tells this one does not arrive."""
         self.manager = Manager(self)
         self.export: Export
         self.store: StoreProcess
@@ -123,6 +125,9 @@ class Manager(Process):
         self.others = OthersLease(host.settings.lease_ms * 1_000_000)
         host.ledger.follow(self.me, lambda states: self.run(self.life, self._follow, states))
 
+    def ended(self) -> None:
+        self.host.export.own.alone = True
+
     def started(self) -> None:
         self.rejoining = False
         self.others = OthersLease(self.host.settings.lease_ms * 1_000_000)
@@ -143,7 +148,7 @@ class Manager(Process):
             self.others.applied(name, stamp_of(self.state, name), self.now_ns)
         host = self.host
         for process in (host.export, host.store):
-            if process.up:
+            if process.up and process is not host.untold:
                 self.world.after(FEED_S, process.run, process.life, process.take, states)
         self.look()
 

@@ -51,6 +51,8 @@ class Ledger:
         self.managers = tuple(managers)
         self.away: set[ManagerName] = set()
         """Managers for which the log is not there."""
+        self.deaf: set[ManagerName] = set()
+        """What they propose gets in, and they hear of nothing."""
         self.loss = loss
         self.commit_s = commit_s
         self.follow_s = commit_s
@@ -103,7 +105,7 @@ class Ledger:
             self._unknown(answered, deadline_s)
             return
         outcome = self._append(data)
-        if self.random.random() < self.loss:
+        if self.random.random() < self.loss or manager in self.deaf:
             self._unknown(answered, deadline_s)
         elif answered is not None:
             self.world.after(self.commit_s * self.random.random(), answered, outcome)
@@ -158,7 +160,7 @@ class Ledger:
             self.world.after(self.follow_s * 3 * self.random.random() ** 2, self._step, manager)
 
     def _step(self, manager: ManagerName) -> None:
-        if not self.takes_part(manager):
+        if not self.takes_part(manager) or manager in self.deaf:
             self.world.after(FOLLOW_AGAIN_S, self._step, manager)
             return
         self._awake.discard(manager)

@@ -38,6 +38,8 @@ FAULTS: Final = (
 LOSSY: Final = frozenset(("reboot", "reboot-all", "site-down"))
 """Those after which what was not flushed may be gone."""
 
+DISK_FAULTS: Final = frozenset(("disk-error", "flush-error"))
+
 
 class VolumeWanted(Struct, frozen=True):
     name: str

@@ -15,7 +15,7 @@ from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.host import Host
 from tests.simulation.cluster.ledger import Ledger
 from tests.simulation.cluster.record import SECTOR, Record, tags_in
-from tests.simulation.cluster.settings import NO_STAGE, Stage, choose
+from tests.simulation.cluster.settings import DISK_FAULTS, LOSSY, NO_STAGE, Stage, choose
 from tests.simulation.cluster.store_process import StoreProcess, pieces_of
 from tests.simulation.cluster.tables import first_boot, first_tables, manager_of
 from tests.simulation.cluster.wire import Wire
@@ -236,8 +236,21 @@ class Simulation:
         for operation in self.record.operations:
             if operation.how == "open":
                 yield Violation("progress", f"{operation.kind} #{operation.number} never ended")
+        yield from self._early_errors()
         for text in losses.problems(self.record):
             yield Violation("consistency", text)
+
+    def _early_errors(self) -> Iterator[Violation]:
+        """Where no disk fails, an error comes only when the I/O timeout is over (by a fast clock)."""
+        settings = self.settings
+        if DISK_FAULTS & set(settings.faults):
+            return
+        patience_s = settings.io_timeout_s / (1 + settings.drift)
+        for one in self.record.operations:
+            lost = one.kind == "flush" and LOSSY & set(settings.faults)
+            if one.how == "failed" and one.ended_s - one.began_s < patience_s and not lost:
+                text = f"{one.kind} #{one.number} failed after {one.ended_s - one.began_s:.2f} s"
+                yield Violation("early", text)
 
     def _differences(self) -> Iterator[Violation]:
         for row in self.rows():

@@ -259,7 +259,9 @@ def test_the_sole_holder_right_is_given_up_durably_before_a_promotion(tmp_path: 
     begin = plane.wait_proposal(commands.BeginResync)
     plane.change(copies_map(("A", "in_sync", "a"), ("B", "syncing", "b"), epoch=2))
     plane.decide(begin, applied=True)
+    plane.lease()  # before somebody is there who will decide it, it does not propose what holds I/O
     plane.wait_proposal(commands.Promote)
+    plane.lease(seconds=0)
     mark = Marks(tmp_path).load("v")
     assert mark is not None
     assert mark.epoch == 2

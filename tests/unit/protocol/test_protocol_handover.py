@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from tests.unit.protocol.owner_world import PARIS, ROME, World, after, two
+from tests.unit.protocol.owner_world import PARIS, ROME, S, World, after, two
 from vimraft.core.commands import MoveOwner
 from vimraft.protocol.handover import FEW_REGIONS, TIDY_NS, HandOver
 from vimraft.protocol.maps import REGION_BYTES, Part
@@ -82,5 +82,17 @@ def test_a_store_that_does_not_flush_does_not_keep_it_from_moving() -> None:
     world.run(HandOver(world.owner, ROME).start(world.now))
     write = world.write(7)
     assert world.how(write) == "done", "nothing is held yet"
+    world.now += S
+    world.renew()
     world.wait(TIDY_NS / 1e9)
     assert world.how(world.write(8)) is None
+
+
+def test_nothing_is_held_for_a_move_that_nobody_would_decide() -> None:
+    world = wide()
+    world.own.alone = True
+    hand_over = HandOver(world.owner, ROME)
+    world.run(hand_over.start(world.now))
+    assert hand_over.phase == "failed"
+    assert world.proposed == []
+    assert world.how(world.write(8)) == "done"

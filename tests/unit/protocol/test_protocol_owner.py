@@ -107,11 +107,63 @@ def test_nobody_is_retired_when_no_complete_copy_has_the_write() -> None:
         world.stores[store].how = failing("write")
     assert world.how(world.write(7)) == "failed"
     assert world.proposed == []
-    world = World(two(), rules=Rules(retire_needs_complete_replica=False))
+
+
+@pytest.mark.parametrize("how", ["lost", "away"])
+@pytest.mark.parametrize("kind", ["write", "read", "flush"])
+@pytest.mark.parametrize("first", [two(), after(two(), B="stale")], ids=["two", "one"])
+def test_stores_that_cannot_be_reached_are_waited_for(first: VolumeMap, kind: str, how: str) -> None:
+    world = World(first)
     for store in (PARIS, ROME):
-        world.stores[store].how = failing("write")
-    world.write(7)
-    assert len(world.proposed) == 1
+        world.stores[store].how = lambda request: how if request.kind == kind else "done"
+    request = world.ask(kind, 0, 4096, data=b"7" * 4096 if kind == "write" else b"")
+    world.wait(20)
+    assert world.how(request) is None
+    assert world.proposed == []
+    for store in (PARIS, ROME):
+        world.stores[store].how = lambda _request: "done"
+    world.renew()
+    world.installed(ROME, 0)
+    world.wait(1)
+    assert world.how(request) == "done"
+
+
+@pytest.mark.parametrize("kind", ["write", "read", "flush"])
+def test_an_error_comes_when_the_time_for_it_is_over(kind: str) -> None:
+    world = World(two())
+    for store in (PARIS, ROME):
+        world.stores[store].how = lambda request: "lost" if request.kind == kind else "done"
+    request = world.ask(kind, 0, 4096, data=b"7" * 4096 if kind == "write" else b"")
+    world.wait(29.9)
+    assert world.how(request) is None
+    world.wait(0.2)
+    assert world.how(request) == "failed"
+
+
+def test_a_disk_that_fails_beside_a_store_that_cannot_be_reached_is_no_error_yet() -> None:
+    world = World(two())
+    world.stores[PARIS].how = failing("write")
+    world.stores[ROME].how = lambda request: "lost" if request.kind == "write" else "done"
+    write = world.write(7)
+    world.wait(20)
+    assert world.how(write) is None
+    world.stores[ROME].how = lambda _request: "done"
+    world.wait(1)
+    assert [command.command.replicas for command in world.proposed] == [(A,)]  # type: ignore[union-attr]
+
+
+def test_an_owner_that_stood_still_takes_nothing_for_failed() -> None:
+    """Both stores have answered meanwhile, and it looks at the time first."""
+    world = World(two())
+    for store in (PARIS, ROME):
+        world.stores[store].how = lambda _request: "silent"
+    writes = [world.write(7, first=at * 4096) for at in range(4)]
+    for store in (PARIS, ROME):
+        world.stores[store].how = lambda _request: "done"
+    world.now += 15 * S
+    world.run(world.owner.timer(world.now))
+    world.wait(1)
+    assert [world.how(write) for write in writes] == ["done"] * 4
 
 
 def test_the_error_of_the_last_in_sync_copy_goes_to_the_client() -> None:

@@ -396,3 +396,21 @@ def test_what_the_copy_could_not_flush_is_not_in_step() -> None:
     world.wait(1)
     assert "in_step" not in world.stores[ROME].kinds()
     assert resync.phase == "failed"
+
+
+@pytest.mark.parametrize("why", ["its manager is gone", "the lease was renewed long ago"])
+def test_it_does_not_ask_for_the_promotion_while_nobody_would_decide(why: str) -> None:
+    """I/O would be held for as long: the right to serve without a lease is given up before it is asked."""
+    world, resync = begin(away())
+    if "gone" in why:
+        world.own.alone = True
+    else:
+        world.now += 3 * S
+    go(world, resync)
+    world.wait(1)
+    assert (resync.phase, len(world.proposed)) == ("copying", 1)
+    assert world.how(world.write(7)) == "done", "the owner has the only copy in step: it serves"
+    world.renew()
+    world.installed(ROME, 0)
+    world.wait(0.5)
+    assert isinstance(world.proposed[-1].command, Promote)

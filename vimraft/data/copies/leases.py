@@ -40,6 +40,11 @@ class LeaseBook:
         self.until_ns = boottime_ns
         for own in tuple(self._own.values()):
             own.deadline_ns = boottime_ns
+            own.alone = False
+
+    def lose_manager(self) -> None:
+        for own in tuple(self._own.values()):
+            own.alone = True
 
     def table(self, leases: feed.Leases, now_ns: int) -> None:
         self.others.lasts(leases.lease_ms * MS)

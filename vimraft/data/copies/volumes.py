@@ -310,6 +310,10 @@ class OwnedVolumes:
                 volume.reopened()
         self._leases_changed()
 
+    def lose_manager(self) -> None:
+        """It does not answer any more; until it renews the lease."""
+        self.shell.leases.lose_manager()
+
     def note_leases(self, leases: feed.Leases) -> None:
         self.shell.leases.table(leases, boottime_ns())
         self._leases_changed()

@@ -31,6 +31,7 @@ MAX_NUMBER_DIGITS = 19
 
 ERRNO_OF: dict[How, int] = {
     "failed": errno.EIO,
+    "away": errno.EPERM,
     "older": errno.ESHUTDOWN,
     "full": errno.ENOSPC,
     "busy": errno.ENOMEM,

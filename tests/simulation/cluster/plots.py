@@ -1,0 +1,156 @@
+"""Faults in a row that seldom follow one another by chance, each to show what one rule is there for.
+
+May live here: one function a plot, named in `PLOTS`; only the stages of mutations have them. They look at
+what no real fault could know, and heal what they did.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.cluster.host import Host
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.simulation import Simulation
+
+LOOK_S: Final = 0.002
+
+
+def _until(
+    simulation: "Simulation", seen: Callable[[], bool], tries: int, then: Callable[[bool], None]
+) -> None:
+    """`then(True)` when `seen`, `then(False)` when it was not for long."""
+    if simulation.faults.over:
+        return
+    if seen() or not tries:
+        then(tries > 0)
+    else:
+        simulation.world.after(LOOK_S, _until, simulation, seen, tries - 1, then)
+
+
+def _takeover_s(simulation: "Simulation") -> float:
+    """After so long others claim what a manager owned that renews no lease."""
+    return simulation.settings.lease_ms / 1e3 * 1.25 / (1 - simulation.settings.drift)
+
+
+def _later(simulation: "Simulation", delay_s: float, call: Callable[[], None]) -> None:
+    """Unless all was healed meanwhile."""
+    simulation.world.after(delay_s, lambda: None if simulation.faults.over else call())
+
+
+def _again(simulation: "Simulation", host: Host) -> None:
+    """The export dies, with what it had not sent; another one starts."""
+    host.export.kill()
+    _later(simulation, 0.2, host.export.start)
+
+
+def _isolate(simulation: "Simulation", name: str) -> Callable[[], None]:
+    """What heals it."""
+    others = [host.name for host in simulation.hosts if host.name != name]
+    paths = [(name, other) for other in others] + [(other, name) for other in others]
+    for path in paths:
+        simulation.wire.cut(*path)
+    return lambda: [simulation.wire.heal(*path) for path in paths] and None
+
+
+def forgotten_seal(simulation: "Simulation", rng: random.Random) -> None:
+    """Somebody takes over, and seals the store of the old owner, whose export hears nothing of it. The
+    manager and the store there start again from before; the export writes on."""
+    row = rng.choice(simulation.rows())
+    host, ledger = simulation.by_name[row.owner], simulation.ledger
+    ledger.away.add(host.name)
+    host.untold = host.export
+    busy_s = 0.1 + 0.4 * rng.random()
+
+    def healed() -> None:
+        host.untold = None
+        ledger.away.discard(host.name)
+
+    def back() -> None:
+        healed()
+        _again(simulation, host)
+
+    def taken_over() -> bool:
+        return ledger.state.volumes[row.name].owner != host.name
+
+    def let_in(seen: bool) -> None:
+        ledger.away.discard(host.name)
+        _until(simulation, served if seen else lambda: False, 1_000 if seen else 0, forget)
+
+    def served() -> bool:
+        found = simulation.by_name[ledger.state.volumes[row.name].owner].export.served.get(row.name)
+        return found is not None and found.owner.serving
+
+    def forget(seen: bool) -> None:
+        if not seen:
+            back()
+            return
+        ledger.away.add(host.name)
+        for process in (host.store, host.manager):
+            process.kill()
+        host.manager.start()
+        host.store.start()
+        _later(simulation, busy_s, back)
+
+    _until(simulation, taken_over, int((_takeover_s(simulation) + 2.0) / LOOK_S), let_in)
+
+
+def late_claim(simulation: "Simulation", rng: random.Random) -> None:
+    """Somebody who could take over hears of no renewals; when he is about to claim, the owner is cut off;
+    what he claims comes into the log while the owner still holds a lease."""
+    row = rng.choice(simulation.rows())
+    others = [host.name for host in simulation.hosts if host.name != row.owner]
+    claimer, away = rng.choice(others), simulation.ledger.away
+    away.add(claimer)
+    lease_s = simulation.settings.lease_ms / 1e3
+    takeover_s = _takeover_s(simulation)
+
+    def cut_off() -> None:
+        _later(simulation, lease_s, _isolate(simulation, row.owner))
+
+    _later(simulation, takeover_s * (0.95 + 0.1 * rng.random()), cut_off)
+    _later(simulation, takeover_s + 0.2 * lease_s * rng.random(), lambda: away.discard(claimer))
+
+
+def lost_right(simulation: "Simulation", rng: random.Random) -> None:
+    """The only copy in step is the owner's. He brings another one into step, hears nothing of that any more,
+    dies, and starts again by the older tables, cut off from all."""
+    row = rng.choice(simulation.rows())
+    host, ledger = simulation.by_name[row.owner], simulation.ledger
+    lease_s = simulation.settings.lease_ms / 1e3
+    heal_cut = _isolate(simulation, rng.choice([h.name for h in simulation.hosts if h is not host]))
+
+    def states() -> list[str]:
+        return [replica.state for replica in ledger.state.volumes[row.name].replicas]
+
+    def alone() -> bool:
+        return states().count("in_sync") == 1
+
+    def mend(_seen: bool) -> None:
+        heal_cut()
+        _until(simulation, lambda: "syncing" in states(), 2_000, promote)
+
+    def promote(seen: bool) -> None:
+        if seen and ledger.state.volumes[row.name].owner == host.name:
+            ledger.deaf.add(host.name)
+            _until(simulation, lambda: not alone(), 2_000, cut_off)
+
+    def cut_off(_seen: bool) -> None:
+        heal = _isolate(simulation, host.name)
+        host.export.kill()
+        _later(simulation, 0.05, host.export.start)
+
+        def hear() -> None:
+            heal()
+            ledger.deaf.discard(host.name)
+
+        _later(simulation, _takeover_s(simulation) + lease_s, hear)
+
+    _until(simulation, alone, int(2 * simulation.settings.store_timeout_s / LOOK_S), mend)
+
+
+PLOTS: Final[dict[str, Callable[["Simulation", random.Random], None]]] = {
+    "forgotten-seal": forgotten_seal,
+    "late-claim": late_claim,
+    "lost-right": lost_right,
+}
