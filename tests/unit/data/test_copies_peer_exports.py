@@ -149,7 +149,7 @@ def test_refusals_are_told_as_their_errnos(store: StoreProcess) -> None:
         assert wire.how_of(errno.EPERM) == "away"
     with connected(store.data(epoch=2)) as handle:
         handle.pwrite(b"x" * KIB4, 0)
-        assert refusal(lambda: handle.pread(KIB4, 1 << 40)) == errno.EIO
+        assert refusal(lambda: handle.pread(KIB4, 1 << 40)) == errno.EPERM
     stale: dict[object, ReplicaState] = {A: "in_sync", B: "stale"}
     store.install(copied_map("b", epoch=3, states=stale))  # type: ignore[arg-type]
     with connected(store.data(epoch=3)) as handle:
