@@ -32,7 +32,7 @@ CAUGHT = {
     "intent_before_data": 139,
     "owner_only_clearing": 79,
     "returning_own_regions": 56,
-    "equalise_after_eio": 6,
+    "equalise_after_eio": 16,
     "doubt_after_failed_flush": 71,
     "equalise_at_takeover": 152,
 }
