@@ -74,7 +74,12 @@ def forgotten_seal(simulation: "Simulation", rng: random.Random) -> None:
         return ledger.state.volumes[row.name].owner != host.name
 
     def let_in(seen: bool) -> None:
+        """The store there seals before that of the new owner, who would retire it otherwise."""
         ledger.away.discard(host.name)
+        if seen:
+            store = simulation.by_name[ledger.state.volumes[row.name].owner].store
+            store.pause()
+            _later(simulation, 0.4, store.resume)
         _until(simulation, served if seen else lambda: False, 1_000 if seen else 0, forget)
 
     def served() -> bool:
