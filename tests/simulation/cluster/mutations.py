@@ -20,10 +20,6 @@ LATE: Final = {
     "delay_s": 0.01, "jitter_s": 0.05, "fault_every_s": 0.7, "zeros": False,
 }  # fmt: skip
 """Many writes of the same sectors are under way when something happens."""
-BUSY: Final = {
-    "depth": 4, "think_s": 0.02, "hot_sectors": 24, "shared": True, "fault_every_s": 0.7, "zeros": False,
-}  # fmt: skip
-"""Writes over several regions and sites are under way all the time."""
 READING: Final = {
     "sites": 3, "volumes": PAIR, "clients": 4, "depth": 4, "think_s": 0.05, "hot_sectors": 8, "shared": True,
     "lease_ms": 1_000, "fault_every_s": 3.0, "flushes": 0.02, "reads": 0.9, "zeros": False,
@@ -39,6 +35,24 @@ HELD: Final = READING | {
     "commit_s": 0.002, "log_loss": 0.0, "delay_s": 0.0003, "jitter_s": 0.0,
 }  # fmt: skip
 """An owner holds his lease for long after somebody claimed."""
+QUIET: Final = {
+    "sites": 3, "volumes": PAIR, "clients": 2, "depth": 1, "think_s": 0.3, "hot_sectors": 8, "shared": True,
+    "lease_ms": 1_000, "fault_every_s": 4.0, "duration_s": 12.0, "store_timeout_s": 2.5, "zeros": False,
+    "log_loss": 0.0, "drift": 0.0, "commit_s": 0.002, "delay_s": 0.0003, "jitter_s": 0.02, "io_s": 0.0002,
+    "record_s": 0.0002, "flushes": 0.05, "reads": 0.3,
+}  # fmt: skip
+"""Nobody writes for a moment now and then, and what he wrote last stays."""
+PARTLY: Final = SELDOM | {
+    "volumes": (VolumeWanted("v1", ((0, 1), (2,)), 12),), "think_s": 0.2, "fault_every_s": 3.0,
+    "store_timeout_s": 2.5, "reads": 0.2, "shared": True, "delay_s": 0.002, "jitter_s": 0.003,
+    "log_loss": 0.0, "commit_s": 0.002, "record_s": 0.0002, "io_s": 0.0002,
+}  # fmt: skip
+"""Few regions are active at a time."""
+ALONE: Final = READING | {
+    "store_timeout_s": 1.0, "think_s": 0.1, "log_loss": 0.0, "duration_s": 26.0, "fault_every_s": 8.0,
+    "commit_s": 0.002, "reads": 0.7, "delay_s": 0.002, "jitter_s": 0.003,
+}  # fmt: skip
+"""Time for a copy to leave, to come back, and for a takeover."""
 MUTATIONS: Final[dict[str, Stage]] = {
     "boot_binding": Stage(("reboot", "reboot-all", "site-down")),
     "epoch_compare": Stage(("log-away",), LATE | WRITING, ("reopen_on_restart",)),
@@ -46,7 +60,7 @@ MUTATIONS: Final[dict[str, Stage]] = {
         ("break", "slow-disk"), LATE | {"sites": 2, "hot_sectors": 8, "fault_every_s": 0.4}
     ),
     "drain_at_seal": Stage(("slow-disk", "kill-export"), LATE | {"hot_sectors": 8}),
-    "durable_seal_floor": Stage(("kill-site", "isolate", "kill-store", "kill-manager")),
+    "durable_seal_floor": Stage(("forgotten-seal",), QUIET),
     "intent_before_data": Stage(
         ("kill-both",), LATE | {"hot_sectors": 24, "max_active": 3, "record_s": 0.02, "io_s": 0.0002}
     ),
@@ -56,7 +70,7 @@ MUTATIONS: Final[dict[str, Stage]] = {
     "reopen_on_restart": Stage(("kill-export", "slow-link"), LATE),
     "hold_before_own_promotion": Stage(("log-away", "kill-store", "kill-export", "isolate")),
     "retire_before_ack": Stage(("kill-store", "cut", "kill-export", "isolate")),
-    "retire_needs_complete_replica": Stage(("disk-error",), BUSY | {"sites": 4, "volumes": SPANNING}),
+    "retire_needs_complete_replica": Stage(("partly-sealed",), PARTLY),
     "returning_own_regions": Stage(("isolate",), SELDOM),
     "shared_read_lock": Stage(("kill-store", "slow-disk")),
     "equalise_after_eio": Stage(
@@ -67,6 +81,6 @@ MUTATIONS: Final[dict[str, Stage]] = {
     "check_lease": Stage(("isolate",), READING),
     "wait_for_retired_side": Stage(("late-claim",), HELD, ("stamp_compare",)),
     "lossy_mark": Stage(("reboot", "reboot-all")),
-    "durable_sole_holder_mark": Stage(("kill-export", "log-away", "isolate", "cut")),
+    "durable_sole_holder_mark": Stage(("lost-right",), ALONE),
     "stamp_compare": Stage(("late-claim",), HELD, ("wait_for_retired_side",)),
 }

@@ -119,43 +119,75 @@ def late_claim(simulation: "Simulation", rng: random.Random) -> None:
 
 def lost_right(simulation: "Simulation", rng: random.Random) -> None:
     """The only copy in step is the owner's. He brings another one into step, hears nothing of that any more,
-    dies, and starts again by the older tables, cut off from all."""
+    and is cut off from all: somebody else takes over."""
     row = rng.choice(simulation.rows())
     host, ledger = simulation.by_name[row.owner], simulation.ledger
-    lease_s = simulation.settings.lease_ms / 1e3
-    heal_cut = _isolate(simulation, rng.choice([h.name for h in simulation.hosts if h is not host]))
+    patience = int(3 * simulation.settings.store_timeout_s / LOOK_S) + 1_000
+    others = sorted({
+        ledger.state.reals[segment.real_id].site for replica in row.replicas for segment in replica.segments
+    } - {host.name})  # fmt: skip
+    if not others:
+        return
+    heal_cut = _isolate(simulation, rng.choice(others))
 
     def states() -> list[str]:
         return [replica.state for replica in ledger.state.volumes[row.name].replicas]
 
-    def alone() -> bool:
-        return states().count("in_sync") == 1
-
     def mend(_seen: bool) -> None:
         heal_cut()
-        _until(simulation, lambda: "syncing" in states(), 2_000, promote)
+        _until(simulation, lambda: "syncing" in states(), patience, promote)
 
     def promote(seen: bool) -> None:
         if seen and ledger.state.volumes[row.name].owner == host.name:
             ledger.deaf.add(host.name)
-            _until(simulation, lambda: not alone(), 2_000, cut_off)
+            _until(simulation, lambda: states().count("in_sync") > 1, patience, cut_off)
 
     def cut_off(_seen: bool) -> None:
         heal = _isolate(simulation, host.name)
-        host.export.kill()
-        _later(simulation, 0.05, host.export.start)
 
         def hear() -> None:
             heal()
             ledger.deaf.discard(host.name)
 
-        _later(simulation, _takeover_s(simulation) + lease_s, hear)
+        _later(simulation, 2 * _takeover_s(simulation) + 1.0, hear)
 
-    _until(simulation, alone, int(2 * simulation.settings.store_timeout_s / LOOK_S), mend)
+    _until(simulation, lambda: states().count("in_sync") == 1, patience, mend)
+
+
+def partly_sealed(simulation: "Simulation", rng: random.Random) -> None:
+    """A copy spans sites. The owner's life ends when a store of it has writes that the other copy has not,
+    and the next life can reach all stores but that one, for a while."""
+    row = rng.choice(simulation.rows())
+    copies = [
+        {simulation.ledger.state.reals[segment.real_id].site for segment in replica.segments}
+        for replica in row.replicas
+    ]
+    host = simulation.by_name[row.owner]
+    ahead = next((rng.choice(sorted(copy - {host.name})) for copy in copies if len(copy) > 1), None)
+    behind = next((min(copy) for copy in copies if len(copy) == 1 and host.name not in copy), None)
+    if ahead is None or behind is None:
+        return
+    store = simulation.by_name[ahead].store
+    paths = [(host.name, behind), (behind, host.name)]
+    for path in paths:
+        simulation.wire.cut(*path)
+
+    def heal() -> None:
+        for path in paths:
+            simulation.wire.heal(*path)
+
+    def end() -> None:
+        store.pause()
+        _again(simulation, host)
+        _later(simulation, 0.1, heal)
+        _later(simulation, 0.4 + 0.2 * rng.random(), store.resume)
+
+    _later(simulation, 0.1 + 0.1 * rng.random(), end)
 
 
 PLOTS: Final[dict[str, Callable[["Simulation", random.Random], None]]] = {
     "forgotten-seal": forgotten_seal,
     "late-claim": late_claim,
     "lost-right": lost_right,
+    "partly-sealed": partly_sealed,
 }

@@ -167,13 +167,14 @@ class Simulation:
         self._settle()
 
     def _settle(self) -> None:
-        """Until all is quiet; then every sector is written and read once more."""
+        """Until all is quiet. The copies are compared; then every sector is written and read once more."""
         deadline = self.world.now + SETTLE_S
         while self.world.now < deadline and not self._quiet():
             for command in self._resume():
                 self.hosts[0].manager.propose(command, lambda _outcome: None)
             self.world.run_until(self.world.now + LOOK_S)
         self.unsettled = "" if self._quiet() else self._why()
+        self.differences = [] if self.unsettled else list(self._differences())
         self.quiet_from = len(self.record.operations)
         for client in self.clients:
             for sector in sorted(set(client.writes)):
@@ -228,6 +229,7 @@ class Simulation:
         if self.unsettled:
             yield Violation("progress", f"{SETTLE_S:.0f} s after the last fault: {self.unsettled}")
         else:
+            yield from self.differences
             yield from self._differences()
             for operation in self.record.operations[self.quiet_from :]:
                 if operation.how in ("failed", "gone"):
