@@ -179,7 +179,7 @@ class Simulation:
         for client in self.clients:
             for sector in sorted(set(client.writes)):
                 client.begin("write", sector)
-        self._wait_answered()
+            self._wait_answered()  # all at once may need more time than a write has, where room is scarce
         for client in self.clients:
             for sector in sorted(set(client.reads)):
                 client.begin("read", sector)
