@@ -37,6 +37,8 @@ class HandOver:
         self._epoch = 0
         self._passes = 0
         self.phase: Phase = "flushing"
+        self.why = "the tables changed meanwhile"
+        """It failed."""
 
     def start(self, now_ns: int) -> list[Effect]:
         self._owner.begin(now_ns)
@@ -62,11 +64,14 @@ class HandOver:
             self._drain()
 
     def _drain(self) -> None:
-        if not self._desk.leases.fresh(self._desk.now_ns):
-            self._finish("failed")  # nobody would decide, and I/O would be held until somebody does
-        elif self.phase in ("flushing", "clearing"):
+        if self.phase not in ("flushing", "clearing"):
+            return
+        if self._desk.leases.fresh(self._desk.now_ns):
             self.phase = "draining"
             self._owner.pause(_WHY)
+        else:
+            self.why = "the lease was not renewed lately, so I/O would be held until somebody decides"
+            self._finish("failed")
 
     def _look(self) -> None:
         desk = self._desk

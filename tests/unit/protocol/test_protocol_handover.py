@@ -94,5 +94,16 @@ def test_nothing_is_held_for_a_move_that_nobody_would_decide() -> None:
     hand_over = HandOver(world.owner, ROME)
     world.run(hand_over.start(world.now))
     assert hand_over.phase == "failed"
+    assert "lease" in hand_over.why
     assert world.proposed == []
     assert world.how(world.write(8)) == "done"
+
+
+def test_a_move_that_is_not_decided_yet_is_not_given_up_when_the_lease_grows_old() -> None:
+    world = wide()
+    hand_over = HandOver(world.owner, ROME)
+    world.run(hand_over.start(world.now))
+    world.own.alone = True
+    world.wait(TIDY_NS / 1e9 + 1)
+    assert hand_over.phase == "proposed"
+    assert world.how(world.write(8)) is None

@@ -108,16 +108,16 @@ class Upkeep:
         if hand_over is None or hand_over.phase not in ("moved", "failed"):
             return
         self._hand_over = None
-        self._tell_moved(hand_over.phase == "moved")
+        self._tell_moved(hand_over.phase == "moved", hand_over.why)
 
     def ended(self, owner: str) -> None:
         """This life has ended, by tables in which `owner` has the volume ("": it is gone)."""
         if self._hand_over is not None:
-            self._hand_over = None
-            self._tell_moved(owner == self._move_to)
+            why, self._hand_over = self._hand_over.why, None
+            self._tell_moved(owner == self._move_to, why)
 
-    def _tell_moved(self, moved: bool) -> None:
-        message = "" if moved else f"{self._side.volume}: the tables changed meanwhile; try again"
+    def _tell_moved(self, moved: bool, why: str) -> None:
+        message = "" if moved else f"{self._side.volume}: {why}; try again"
         self._side.shell.tell(MoveDone(self._move_token, moved, message))
 
     # --- figures ------------------------------------------------------------------------------------------
