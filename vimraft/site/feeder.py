@@ -10,6 +10,7 @@ hears of it: only a new epoch, begun by this manager, makes sure that the owner 
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +51,8 @@ log = structlog.get_logger(__name__)
 
 MAX_PASSED_SOCKETS = 8
 HELLO_TIMEOUT_S = 10.0
+SILENT_S = 3.0
+"""A process that has said nothing for so long stands still: its figures come every second."""
 LEASES_EVERY_S = 0.25
 """Renewals of all managers that come closer together are told as one table: a process that installs for as
 long as `io_timeout` takes no more messages than it can queue. Not so when managers say that they have
@@ -91,6 +94,7 @@ class Feeder:
         self.longest_hold_us = 0
         self._awaited = -1
         self.hello: Hello | None = None
+        self._heard_s = 0.0
         self._manager = manager
         self._incarnation = incarnation
         self._listener = listener
@@ -275,6 +279,7 @@ class Feeder:
         sending: asyncio.Task[None] | None = None
         try:
             self.hello, self._sent, self.installed_index, self._awaited = hello, None, -1, -1
+            self._heard_s = time.monotonic()
             self._queue.restart()
             self._sent_leases = None
             log.info("feed.connected", role=self.role, pid=hello.pid, instance=hello.instance)
@@ -295,7 +300,13 @@ class Feeder:
             self.hello, self.installed_index = None, -1
             writer.close()
 
+    @property
+    def hears(self) -> bool:
+        """The process is there, and goes on: its figures come every second."""
+        return self.hello is not None and time.monotonic() - self._heard_s < SILENT_S
+
     def _handle(self, message: FromPlane) -> None:
+        self._heard_s = time.monotonic()
         match message:
             case Installed(index=index, hold_us=hold_us):
                 self.longest_hold_us = max(self.longest_hold_us, hold_us)

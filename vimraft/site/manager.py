@@ -274,7 +274,7 @@ class SiteManager(
         return self._reopened_life == self._life
 
     def _exports(self) -> bool:
-        return self.site.feeders["export"].hello is not None
+        return self.site.feeders["export"].hears
 
     def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem:

@@ -210,3 +210,21 @@ async def test_problems_reach_the_listener(feeder: Feeder) -> None:
     async with asyncio.timeout(5):
         while feeder.listener.problems != [problem]:
             await asyncio.sleep(0.01)
+
+
+async def test_a_process_that_stands_still_is_not_heard(
+    feeder: Feeder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not feeder.hears
+    process = Process(feeder.path)
+    process.hello()
+    await process.hear()
+    assert feeder.hears
+    monkeypatch.setattr("vimraft.site.feeder.SILENT_S", 0.2)
+    async with asyncio.timeout(5):
+        while feeder.hears:
+            await asyncio.sleep(0.01)
+    process.say(Stats({}, {}, 0))
+    async with asyncio.timeout(5):
+        while not feeder.hears:
+            await asyncio.sleep(0.01)
