@@ -14,11 +14,12 @@ AskKind = Literal[
 ]  # fmt: skip
 READS = frozenset(("read", "checksum"))
 """Kinds that change nothing at a backend."""
-How = Literal["done", "failed", "away", "older", "busy", "full", "lost", "unsupported"]
+How = Literal["done", "failed", "away", "older", "busy", "full", "lost", "silent", "unsupported"]
 """`done`. `failed`: by the backend. `away`: the store lives in another boot than the tables say, has no such
 copy, or cannot keep its record; that may change. `older`: the store knows a newer epoch or session, or its
 tables have not caught up. `busy`: "use the other copy". `full`: no room for one more active region. `lost`:
-nobody knows. `unsupported`: the store's release does not know such a request."""
+nobody knows. `silent`: nobody knows either; the store has not answered within its time, so that asking again
+would take as long. `unsupported`: the store's release does not know such a request."""
 
 
 class Asker(Protocol):

@@ -198,10 +198,10 @@ class Balance:
             load.busy += 1
         elif how not in ("done", "older"):
             load.failed += 1
-        if how in ("busy", "failed", "away", "lost", "full"):
+        if how in ("busy", "failed", "away", "lost", "silent", "full"):
             load.pressed_ns = now_ns
             self._settled_ns = 0
-        if how in ("done", "failed", "away", "lost") and not copying:
+        if how in ("done", "failed", "away", "lost", "silent") and not copying:
             load.took(took_ns, now_ns, done=how == "done")
 
     def tell(self, loads: Mapping[LocalName, Told], now_ns: int) -> None:

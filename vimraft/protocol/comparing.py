@@ -159,6 +159,7 @@ _WORDS = {
     "away": "its store takes no requests for it",
     "older": "its store goes by other tables",
     "lost": "no answer",
+    "silent": "no answer",
     "busy": "its store has too much to do",
     "unsupported": "the release of its store knows no checksums",
 }
@@ -382,7 +383,7 @@ class RegionCheck:
         mend.send([ask for copy in wrong for ask in _asks("mend", copy, difference, mend, data)])
 
     def _mended(self, answers: _Answers) -> None:
-        lost = {ask.store for ask, answer in answers if answer.how == "lost"}
+        lost = {ask.store for ask, answer in answers if answer.how in ("lost", "silent")}
         if lost:
             self._desk.fence(sorted(lost))  # it may happen yet, and must not overtake what comes next
         for ask, answer in answers:

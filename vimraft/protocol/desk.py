@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from vimraft.core.commands import Retire
 from vimraft.core.ids import LocalName, ManagerName
-from vimraft.protocol.asks import Answer, Ask
+from vimraft.protocol.asks import Answer, Ask, How
 from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
 from vimraft.protocol.maps import Copy, VolumeMap, moving_name
 from vimraft.protocol.owner_effects import (
@@ -39,6 +39,8 @@ MAX_ASKS = 65_536
 
 SESSION_BITS = 32
 """So many sessions may follow one another in the life of an owner."""
+ANY_SESSION = 1 << 63
+"""Newer than all."""
 
 
 class Parked(Protocol):
@@ -54,7 +56,7 @@ class Limits(Struct, frozen=True, gc=False):
     io_timeout_ns: int = 30_000 * MS
     """A client's request fails no earlier than this because of something that may pass."""
     store_timeout_ns: int = 10_000 * MS
-    """A store that has not answered within it is taken for lost."""
+    """A store that has not answered within it is silent."""
     retry_ns: int = 200 * MS
     """Between two attempts at what failed for now."""
     seal_grace_ns: int = 1_000 * MS
@@ -68,6 +70,8 @@ class Limits(Struct, frozen=True, gc=False):
     """Of resyncs and verifications."""
 
 
+STOOD_STILL_PART = 4
+"""Who looks by such a part of the store timeout too late stood still himself: answers may be there."""
 FRESH_PART = 0.4
 """Of the time that others wait: half of a lease. It is renewed every third of one."""
 
@@ -121,6 +125,8 @@ class Desk:
         change of the map. Bounded by the requests that there are."""
         self.waiting: list[Callable[[], None]] = []
         """To be called when the hold is over (bounded likewise)."""
+        self.silent: set[ManagerName] = set()
+        """Stores that have not answered in time, and not since."""
         self.room_wanted = False
         """A store has no room for one more active region."""
         self.effects: list[Effect] = []
@@ -175,7 +181,12 @@ class Desk:
             ask = next(iter(self._asks.values()))
             if ask.deadline_ns > self.now_ns:
                 break
-            self.lost(ask.store)
+            late_ns = self.now_ns - ask.deadline_ns
+            if late_ns * STOOD_STILL_PART < self.limits.store_timeout_ns:
+                self.silent.add(ask.store)
+                self.lost(ask.store, "silent")
+            else:
+                self.lost(ask.store)
         for token in [token for token, (at_ns, _) in self._later.items() if at_ns <= self.now_ns]:
             entry = self._later.pop(token, None)
             if entry is not None:
@@ -214,6 +225,7 @@ class Desk:
 
     def answered(self, store: ManagerName, answer: Answer) -> None:
         """An answer that nobody waits for any more is dropped: it belongs to a session that was given up."""
+        self.silent.discard(store)
         number = answer.number
         ask = self._asks.get(number)
         if ask is None or ask.store != store:
@@ -233,12 +245,14 @@ class Desk:
         """The boot of its last answer; "" before the first."""
         return self.tracker.boot_of(store)
 
-    def lost(self, store: ManagerName) -> None:
-        """The connection ended, or an answer is overdue: what was asked has an unknown outcome."""
-        self.fence((store,))
-        for ask in [ask for ask in self._asks.values() if ask.store == store]:
+    def lost(self, store: ManagerName, how: How = "lost", *, session: int = ANY_SESSION) -> None:
+        """The connection ended, or an answer is overdue: what was asked has an unknown outcome. `session`: of
+        the connection; what was asked in newer ones goes on."""
+        if session >= self._sessions.get(store, self._first_session):
+            self.fence((store,))
+        for ask in [ask for ask in self._asks.values() if ask.store == store and ask.session <= session]:
             if self._asks.pop(ask.number, None) is not None:
-                ask.op.answered(ask, Answer(ask.number, "lost"))
+                ask.op.answered(ask, Answer(ask.number, how))
 
     # --- acknowledging --------------------------------------------------------------------------------
 

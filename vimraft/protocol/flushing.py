@@ -4,6 +4,7 @@ May live here: rounds of flushes, and the clearing that only they allow. Keeps I
 in-sync copies of the newest applied map have flushed, and no promotion of our own is undecided. A flush goes
 to copies, whatever epochs their data were written in. A copy whose flush failed is retired, its flush is
 never tried again (the kernel forgets the failure with the data); the last one's error goes to the clients.
+A disk may be busy with one for long: unlike a write, it is sent again to a store that was silent.
 """
 
 from collections import Counter
@@ -58,9 +59,9 @@ class FlushRound:
     def answered(self, ask: Ask, answer: Answer) -> None:
         self._asked[ask.copy] -= 1
         self._under_way -= 1
-        if answer.how in ("older", "lost"):
+        if answer.how in ("older", "lost", "silent"):
             self._again.add(ask.copy)
-            self._losses[ask.copy] += answer.how == "lost"
+            self._losses[ask.copy] += answer.how != "older"
         elif answer.how != "done":
             self._failed.add(ask.copy)
             if answer.how == "failed":

@@ -14,7 +14,7 @@ from vimraft.core.ids import ManagerName
 from vimraft.protocol.asks import Answer, WriteKind
 from vimraft.protocol.balance import Balance, Preference
 from vimraft.protocol.copying import Equalise
-from vimraft.protocol.desk import Desk, Leases, Limits, names
+from vimraft.protocol.desk import ANY_SESSION, Desk, Leases, Limits, names
 from vimraft.protocol.flushing import Clearing, Flushing
 from vimraft.protocol.lease import SoleHolderRight
 from vimraft.protocol.losses import NO_LOSS, Losses
@@ -104,10 +104,10 @@ class Owner:
         self.desk.answered(store, answer)
         return self.end()
 
-    def store_lost(self, store: ManagerName, now_ns: int) -> list[Effect]:
-        """The connection to it ended: nobody knows what became of what it had not answered."""
+    def store_lost(self, store: ManagerName, now_ns: int, session: int = ANY_SESSION) -> list[Effect]:
+        """A connection of that session ended: nobody knows what became of what it had not answered."""
         self.begin(now_ns)
-        self.desk.lost(store)
+        self.desk.lost(store, session=session)
         return self.end()
 
     def applied(self, newer: VolumeMap, now_ns: int) -> list[Effect]:
@@ -358,6 +358,8 @@ class Owner:
         if not desk.ours:
             self._lose()
         self.pause("map")
+        for store in sorted(desk.silent):
+            desk.lost(store)  # the drain would wait for it once more
 
     def _take_note(self, newer: VolumeMap) -> None:
         """Nothing that I/O goes by has changed (a resync is to rest, or to go on)."""

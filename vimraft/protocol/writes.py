@@ -24,7 +24,7 @@ from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import Copy, regions_of
 
 MAX_ATTEMPTS = 3
-"""Sends to a store whose connection ended, before its copy counts as failed."""
+"""Sends to a store whose connection ended, before its copy counts as failed; a silent one's does at once."""
 End = Literal["done", "failed"]
 
 
@@ -125,10 +125,12 @@ class Write:
         if answer.how == "done":
             if left == 0 and name not in self._failed and name not in self._again:
                 self._ok.add(name)
-        elif answer.how in ("older", "lost", "full"):
+        elif answer.how in ("older", "lost", "silent", "full"):
             self._again.add(name)
             if answer.how == "lost":
                 self._losses[name] += 1
+            elif answer.how == "silent":
+                self._losses[name] = MAX_ATTEMPTS
             elif answer.how == "full":
                 self._desk.room_wanted = True
         else:

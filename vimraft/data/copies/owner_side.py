@@ -48,6 +48,8 @@ MARK_RETRY_S = 1.0
 """Between two tries to keep a mark on a disk that refuses it."""
 _MARGIN_S = 10.0
 """The machine ends every request itself; this much later its thread stops to wait for that."""
+_LINK_MARGIN_S = 0.5
+"""So much later than the machine takes a store for silent, connections to it are ended."""
 
 
 class Client:
@@ -95,7 +97,7 @@ class OwnerSide:
         self._installed = installed
         self._serving = serving
         self._me = shell.me
-        self._timeout_s = limits.store_timeout_ns / 1e9
+        self._timeout_s = limits.store_timeout_ns / 1e9 + _LINK_MARGIN_S
         self._give_up_s = limits.io_timeout_ns / 1e9 + _MARGIN_S
         self._waiters: dict[int, _Waiter] = {}
         self._ids = itertools.count(1)
@@ -242,7 +244,7 @@ class OwnerSide:
             if self.closed or session <= self._lost.get(store, 0):
                 return []  # the machine has been told, and nothing of that session waits any more
             self._lost[store] = session
-            return self.owner.store_lost(store, boottime_ns())
+            return self.owner.store_lost(store, boottime_ns(), session)
 
     def close(self) -> None:
         """This life has ended: whoever waits is told `moved`."""
@@ -336,7 +338,8 @@ class OwnerSide:
         if left_s <= 0 or self.closed or request.session <= self._lost.get(send.store, 0):
             return
         try:
-            answer = self.shell.links.ask(send.store, self._session(request), request, left_s)
+            timeout_s = left_s + _LINK_MARGIN_S
+            answer = self.shell.links.ask(send.store, self._session(request), request, timeout_s)
         except PeerLost as lost:
             self._log_lost(send.store, lost)
             self._event(lambda: self._store_lost(send.store, request.session))
