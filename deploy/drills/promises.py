@@ -23,7 +23,8 @@ LOAD_PER_PROCESSOR = 4.0
 """With a higher load average than that, waits may be longer in proportion: others use the machine as well."""
 RESUMED_S = UNAFFECTED_S + 6.5
 """The same of who is served by another copy: a lease of 4 s runs out (a quarter longer for others), somebody
-claims the volume and seals; giving a silent store up for lost takes 5 s and its retirement."""
+claims the volume and seals; giving a silent store up for lost takes 5 s and its retirement. The lease of an
+export that stands still is not renewed after 3 s."""
 TIMEOUT_SHARE = 0.7
 """Of `io_timeout`: what lasted longer may have failed I/O."""
 
@@ -39,7 +40,7 @@ DISKS_FAIL = {"disk-error", "lost-real-volume", "disk-full", "power-loss"}
 """After these a device or a flush may say EIO or ENOSPC. (After power-loss: the next flush, to tell what was
 lost.)"""
 DOWN = {"kill-site", "pause-site", "power-loss", "kill-export", "kill-store", "pause-store", "kill-manager"}
-DOWN |= {"kill-leader", "disk-error", "lost-real-volume"}
+DOWN |= {"kill-leader", "disk-error", "lost-real-volume", "pause-export"}
 """After these, and a partition from all others, one site serves no more, or not all that it did."""
 DISCONNECT = {"kill-export", "kill-site", "power-loss", "lost-real-volume"}
 

@@ -140,6 +140,24 @@ def test_the_owners_export_may_die(cluster: Cluster) -> None:
     assert disk(cluster, "tokyo") == disk(cluster, "osaka")
 
 
+def test_an_export_that_stands_still_loses_its_volumes_and_reads_nothing_old(cluster: Cluster) -> None:
+    """Its manager lives on."""
+    writer, reader = Writer(cluster, "nagoya"), attach(cluster, "tokyo")
+    writer.wait_for_more()
+    pid = cluster["tokyo"].plane_pid("export")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        writer.wait_for_more()
+        writer.stop()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    writer.check(reader)
+    assert cluster["tokyo"].plane_pid("export") == pid
+    wait_for(lambda: in_step(cluster), 60, "both copies are in step")
+    assert disk(cluster, "tokyo") == disk(cluster, "osaka")
+
+
 def test_a_site_that_is_lost_is_taken_over(cluster: Cluster) -> None:
     writer = Writer(cluster, "nagoya")
     writer.wait_for_more()

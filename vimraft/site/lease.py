@@ -6,6 +6,8 @@ and a new incarnation starts with none. The deadline goes down the feed; the exp
 A renewal also tells which tables are installed here, and owners wait for that before they acknowledge or
 serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is
 due.
+
+An export that stands still, or is gone, gets no renewal: others take its volumes over when the lease is out.
 """
 
 import asyncio
@@ -24,6 +26,8 @@ log = structlog.get_logger(__name__)
 RENEWALS_PER_LEASE = 3
 LEAST_PAUSE_S = 0.02
 """Between two renewals, however many epochs there are."""
+LOOK_EVERY_S = 0.25
+"""While no export may hold a lease."""
 
 
 def boottime_ns() -> int:
@@ -31,9 +35,10 @@ def boottime_ns() -> int:
 
 
 class LeaseKeeper(WokenWorker):
-    """`life` numbers the life of the export that may hold a lease; 0: none may yet (its volumes are not
-    reopened). `installed_index` is what export and store serve; `granted(deadline_ns, index)` gets
-    each extension, which the tables of that index have: it counts for nobody who goes by older ones."""
+    """`life` numbers the life of the export that may hold a lease; 0: none may now (its volumes are not
+    reopened, or it says nothing). `installed_index` is what export and store serve; `granted(deadline_ns,
+    index)` gets each extension, which the tables of that index have: it counts for nobody who goes by older
+    ones."""
 
     def __init__(
         self,
@@ -75,6 +80,8 @@ class LeaseKeeper(WokenWorker):
             began = time.monotonic()
             if self._life() and ManagerName(self._manager) in self._log.state.managers:
                 await self._renew(lease_ms)
+            else:
+                period_s = LOOK_EVERY_S
             await asyncio.sleep(LEAST_PAUSE_S)
             await self._sleep(max(LEAST_PAUSE_S, period_s - (time.monotonic() - began)))
 

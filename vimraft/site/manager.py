@@ -102,13 +102,11 @@ class SiteManager(
             replicated_log,
             config.manager,
             incarnation,
-            life=lambda: self._life if self._may_own() and self.copies_part.may_own() else 0,
+            life=lambda: self._life if self._able() and self.copies_part.may_own() else 0,
             installed_index=self.site.installed_index,
             granted=feeders["export"].grant_lease,
         )
-        self.copies_part = CopiesPart(
-            replicated_log, self.site.me, feeders["export"], able=lambda: self._may_own() and self._exports()
-        )
+        self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._able)
         self._releases = ReleaseWorker(self.site)
         self._record_sweeper = RecordSweeper(self.site, copies_directory(config))
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
@@ -270,11 +268,9 @@ class SiteManager(
         self._life += 1
         self._spawn(self._reopen(self._life))
 
-    def _may_own(self) -> bool:
-        return self._reopened_life == self._life
-
-    def _exports(self) -> bool:
-        return self.site.feeders["export"].hears
+    def _able(self) -> bool:
+        """The export may own volumes, and goes on: one that stands still would keep them for itself."""
+        return self._reopened_life == self._life and self.site.feeders["export"].hears
 
     def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem:

@@ -5,7 +5,7 @@ import asyncio
 from tests.core_cases import three_sites
 from vimraft.core.commands import Applied, Command, Outcome, RenewLease
 from vimraft.metadata.port import UnknownOutcome
-from vimraft.site.lease import LeaseKeeper, boottime_ns
+from vimraft.site.lease import LOOK_EVERY_S, LeaseKeeper, boottime_ns
 
 
 class SlowLog:
@@ -106,4 +106,16 @@ async def test_that_a_new_epoch_is_installed_is_told_before_the_renewal_is_due()
     case.keeper.epoch_begins(6)
     assert not case.keeper._wake.is_set()
     assert case.log.told == [1, 5], "nothing new is installed"
+    await case.keeper.stop()
+
+
+async def test_an_export_that_says_nothing_is_renewed_no_more_and_soon_again_when_it_goes_on() -> None:
+    case = Case()
+    case.life = 0
+    case.keeper.start()
+    await asyncio.sleep(3 * LOOK_EVERY_S)
+    assert not case.log.asked.is_set()
+    case.life = 1
+    async with asyncio.timeout(case.log.state.settings.lease_ms / 1e3 / 4):
+        await case.log.asked.wait()
     await case.keeper.stop()
