@@ -125,6 +125,8 @@ class Desk:
         change of the map. Bounded by the requests that there are."""
         self.waiting: list[Callable[[], None]] = []
         """To be called when the hold is over (bounded likewise)."""
+        self.doubted: set[LocalName] = set()
+        """In-sync copies at which a flush failed; empty when that is the last one, whose clients are told."""
         self.silent: set[ManagerName] = set()
         """Stores that have not answered in time, and not since."""
         self.room_wanted = False
@@ -343,13 +345,31 @@ class Desk:
 
     def retire(self, names: Iterable[LocalName]) -> None:
         """Take these copies out of the in-sync set, one proposal at a time; whoever waits for it looks again
-        when a newer map is there, or when `again` calls."""
+        when a newer map is there, or when `again` calls. Not, if those that are left are all in doubt."""
+        newest = self.newest
         wanted = tuple(sorted(set(names)))
         if self._retiring is not None or not wanted or not self.ours:
             return
-        newest = self.newest
+        if self.doubted and newest.in_sync_names.difference(wanted) <= self.doubted:
+            wanted = tuple(sorted(self.doubted))
         command = Retire(newest.volume, newest.epoch, self.me, wanted, self.record)
         self._retiring = self.propose(command, self._retired)
+
+    def doubt(self, copies: Iterable[LocalName]) -> None:
+        """A flush failed at these copies: what was acknowledged may be gone there. While another one is in
+        sync they are retired, also when that one does not answer just now: the reverse would make what it
+        has alone be forgotten."""
+        self.doubted |= self.newest.in_sync_names & set(copies)
+        if self.doubted >= self.newest.in_sync_names:
+            self.doubted.clear()
+        self.retire(self.doubted)
+
+    def install(self) -> VolumeMap:
+        """The newest map is the one that requests are sent by. Returns the one that was before."""
+        before, self.map = self.map, self.newest
+        self.doubted &= self.map.in_sync_names
+        self.doubt(())
+        return before
 
     def _retired(self, decision: Decision) -> None:
         if decision != "unknown":

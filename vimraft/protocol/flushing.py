@@ -66,6 +66,7 @@ class FlushRound:
             self._failed.add(ask.copy)
             if answer.how == "failed":
                 self._broken.add(ask.copy)
+                self._desk.doubt((ask.copy,))
             self._note_syncing(ask.copy)
         elif not self._asked[ask.copy] and ask.copy not in self._again | self._failed:
             self._ok.add(ask.copy)

@@ -417,12 +417,11 @@ class Owner:
 
     def _install(self) -> None:
         desk = self.desk
-        before, desk.map = desk.map, desk.newest
+        before = desk.install()
         stores = {store for copy in desk.map.in_sync for store in copy.stores}
         desk.tracker.installed(stores, lossy=desk.map.lossy_epoch > before.lossy_epoch)
         self.losses.lossy_epoch = desk.map.lossy_epoch if desk.rules.lossy_mark else 0
-        copies = names(desk.map.copies)
-        self.balance.forget(copies)
+        self.balance.forget(names(desk.map.copies))
         for name in desk.missing.keys() - names(desk.map.syncing):
             del desk.missing[name]
         desk.effects.append(Installed(desk.map.index, desk.map.epoch, desk.now_ns - self._held_since_ns))

@@ -11,6 +11,8 @@ Keeps INV-3 and INV-4:
   owner's ordinary clearing, and never for a region that is missing.
 - Before it is promoted: acknowledgements are held, what is under way has ended, it has flushed, and nothing
   is missing. They stay held until the promotion is decided. It is bound to the boots that flushed.
+- When the last copy in sync has lost what was not flushed, this one may have what nobody can read there any
+  more: the resync begins anew, and what is active at that copy is copied again.
 
 What it has copied survives its end and its owner (`in_step`): the next attempt goes on from there.
 """
@@ -68,6 +70,7 @@ class Resync:
         self._refused = False
         self._promotion: int | None = None
         self._proposed_epoch = 0
+        self._lossy_epoch = owner.desk.newest.lossy_epoch
         self._running: dict[int, int] = {}
         self._queue: list[int] = []
         """Regions to copy; the next one is the last."""
@@ -203,10 +206,19 @@ class Resync:
             self._ask_missed(copy)
         elif copy.state == "stale" and (self.phase in _WHILE_SYNCING or self._too_late):
             self._fail()
+        elif self._source_lost:
+            if (
+                not self._running
+            ):  # nothing that was read there before comes after what is read by the next one
+                self._finish("failed")
         elif self.phase == "copying":
             self._go_on()
         elif self.phase == "draining" and self._owner.drained:
             self._drained()
+
+    @property
+    def _source_lost(self) -> bool:
+        return self._desk.newest.lossy_epoch > self._lossy_epoch and self.phase in _WHILE_SYNCING
 
     @property
     def _too_late(self) -> bool:
@@ -256,7 +268,7 @@ class Resync:
 
     def _go_on(self) -> None:
         desk, copy = self._desk, self._copy
-        if copy is None or copy.paused or desk.held or self._asking:
+        if copy is None or copy.paused or desk.held or self._asking or self._source_lost:
             return
         if self._no_room:
             self._look_for_room(copy)

@@ -137,6 +137,8 @@ class Write:
             self._failed.add(name)
             if answer.how == "failed":
                 self._broken.add(name)
+                if self.fua:
+                    self._desk.doubt((name,))
         if self._under_way == 0:
             self._desk.in_flight -= 1
             self.settle()

@@ -165,3 +165,36 @@ def test_a_flush_covers_writes_of_all_epochs() -> None:
     world.ask("flush")
     assert world.stores[ROME].seen[-1].kind == "flush"
     assert world.stores[ROME].seen[-1].epoch == 6
+
+
+def test_a_copy_that_could_not_flush_goes_before_one_that_does_not_answer() -> None:
+    """The other one has what was acknowledged and not flushed; only it does."""
+    world = World(two())
+    world.owner.desk.record = "r1"
+    world.write(7)
+    world.stores[ROME].how = lambda request: "silent"
+    world.stores[PARIS].how = failing("flush")
+    write, flush = world.write(8), world.ask("flush")
+    retire = Retire(two().volume, 5, PARIS, (A,), "r1")
+    assert [one.command for one in world.proposed] == [retire]
+    world.wait(11)
+    assert [one.command for one in world.proposed] == [retire], "and nobody else while that is not decided"
+    world.renew()
+    world.apply(after(two(), A="stale"))
+    world.decide()
+    world.stores[ROME].how = lambda request: "done"
+    world.wait(11)
+    assert (world.how(write), world.how(flush)) == ("done", "done")
+    assert world.bytes_at(ROME, B) == 8
+
+
+def test_when_no_copy_could_flush_nobody_is_retired_by_that() -> None:
+    world = World(two())
+    world.owner.desk.record = "r1"
+    world.stores[PARIS].how = world.stores[ROME].how = failing("flush")
+    assert world.how(world.ask("flush")) == "failed"
+    world.decide("rejected")
+    world.stores[PARIS].how = lambda request: "done"
+    world.stores[ROME].how = failing("write")
+    world.write(7)
+    assert world.proposed[-1].command == Retire(two().volume, 5, PARIS, (B,), "r1")

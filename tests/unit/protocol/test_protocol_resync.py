@@ -414,3 +414,41 @@ def test_it_does_not_ask_for_the_promotion_while_nobody_would_decide(why: str) -
     world.installed(ROME, 0)
     world.wait(0.5)
     assert isinstance(world.proposed[-1].command, Promote)
+
+
+def test_it_begins_anew_when_the_last_copy_lost_what_was_not_flushed() -> None:
+    """The copy has what was written to both; the other one has it no more."""
+    world, resync = begin(away())
+    world.stores[PARIS].missed = (1, 2)
+    throttle(world, REGION_BYTES)
+    syncing = go(world, resync)
+    while not copied(world):
+        world.wait(0.1)
+    assert resync.phase == "copying"
+    world.write(7, first=copied(world)[0] * REGION_BYTES)
+    lossy = after(syncing, lossy="yes")
+    world.apply(lossy)
+    world.wait(3)
+    assert resync.phase == "failed"
+    assert world.owner.desk.newest.copy(B).state == "syncing", "what it has need not be copied again"
+    asked = len(world.stores[PARIS].seen)
+    throttle(world, 64 * REGION_BYTES)
+    anew = Resync(world.owner, B)
+    world.run(anew.start(world.now))
+    assert "missed" in [one.kind for one in world.stores[PARIS].seen[asked:]]
+    world.renew()
+    world.wait(1)
+    assert anew.phase == "promoting"
+
+
+@pytest.mark.parametrize("kind", ["missed", "what_is_in_step"])
+def test_what_it_asked_before_the_loss_does_not_count_either(kind: str) -> None:
+    world, resync = begin(away())
+    store = world.stores[PARIS if kind == "missed" else ROME]
+    kept: list[StoreRequest] = []
+    store.how = lambda request: "silent" if request.kind == kind and not kept.append(request) else "done"
+    syncing = go(world, resync)
+    world.apply(after(syncing, lossy="yes"))
+    assert kept
+    assert resync.phase == "failed"
+    assert not [one for one in world.proposed if isinstance(one.command, Promote)]
