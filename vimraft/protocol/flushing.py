@@ -143,8 +143,11 @@ class FlushRound:
 class Flushing:
     """One round at a time; whoever comes while it runs waits for the next one, which begins later."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, lost: Callable[[], None]) -> None:
+        """`lost` is told, before anybody, that a flush failed at the last copy: a disk tells that once, so
+        every session must hear of it from us, whoever asked for this flush."""
         self._desk = desk
+        self._lost = lost
         self.round: FlushRound | None = None
         self._present: list[Told] = []
         self._next: list[Told] = []
@@ -164,6 +167,8 @@ class Flushing:
         told, self._present = self._present, []
         assert self.round is not None, "a round ended that was not running"
         self.round = None
+        if how == "failed":
+            self._lost()
         for call in told:
             call(how)
         self.start()
@@ -188,14 +193,11 @@ class Clearing:
         desk: Desk,
         flushing: Flushing,
         released: Callable[[list[int]], None],
-        lost: Callable[[], None],
     ) -> None:
-        """`released` is told whose ranges are granted now; `lost`, that a flush of ours failed at the last
-        copy: a disk tells that once, so every session must hear of it from us."""
+        """`released` is told whose ranges are granted now."""
         self._desk = desk
         self._flushing = flushing
         self._released = released
-        self._lost = lost
         self._under_way = 0
         self._locks: list[int] = []
         self._regions: tuple[int, ...] = ()
@@ -224,14 +226,10 @@ class Clearing:
         if (desk.room_wanted or self.refused) and now_ns >= self._room_again_ns:
             self._room_again_ns = now_ns + desk.limits.retry_ns
             desk.later(desk.limits.retry_ns, lambda: None)  # the end of that event looks again
-            self._flushing.flush(self._flushed)
+            self._flushing.flush(_told_by_flushing)
         elif now_ns >= self._ripe_again_ns and desk.tracker.ripe_unflushed(now_ns):
             self._ripe_again_ns = now_ns + CLEAR_AFTER_NS
-            self._flushing.flush(self._flushed)
-
-    def _flushed(self, how: End) -> None:
-        if how == "failed":
-            self._lost()
+            self._flushing.flush(_told_by_flushing)
 
     def hasten(self) -> None:
         """Whatever a flush has covered may go now, however short it was left alone."""
@@ -288,3 +286,7 @@ class Clearing:
         desk.room_wanted = False
         for lock in locks:
             self._released(desk.ranges.release(lock))
+
+
+def _told_by_flushing(_how: End) -> None:
+    """A failure, too; and regions that were not flushed stay active."""

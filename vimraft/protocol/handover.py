@@ -61,7 +61,8 @@ class HandOver:
         if how == "done":
             self.phase = "clearing"
         else:
-            self._drain()
+            self.why = "a flush failed at the only copy in sync; sessions hear of it from this owner"
+            self._finish("failed")
 
     def _drain(self) -> None:
         if self.phase not in ("flushing", "clearing"):

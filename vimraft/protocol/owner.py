@@ -73,8 +73,8 @@ class Owner:
         self._before: list[Callable[[], None]] = []
         """What clients asked for before it serves (bounded by MAX_REQUESTS)."""
         self.balance = Balance(me, preference)
-        self.flushing = Flushing(self.desk)
-        self.clearing = Clearing(self.desk, self.flushing, self._granted, self.lost_unflushed)
+        self.flushing = Flushing(self.desk, self.lost_unflushed)
+        self.clearing = Clearing(self.desk, self.flushing, self._granted)
         self._clients: dict[int, _Client] = {}
         self._locks: dict[int, _Client | Callable[[], None]] = {}
         self._holds: set[str] = set()
@@ -313,8 +313,6 @@ class Owner:
 
     def _flush_ended(self, client: _Client, how: End) -> None:
         """What was lost while it was under way it tells, too."""
-        if how == "failed":
-            self.lost_unflushed()
         if not self._here(client):
             return
         self._forget(client)

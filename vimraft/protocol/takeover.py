@@ -170,9 +170,7 @@ class TakeOver:
         self._running -= 1
         self._next()
 
-    def _flushed(self, how: End) -> None:
-        if how == "failed":
-            self._owner.lost_unflushed()
+    def _flushed(self, _how: End) -> None:
         self.phase = "waiting"
         if self._desk.gate_open():
             self._serve()

@@ -107,3 +107,16 @@ def test_a_move_that_is_not_decided_yet_is_not_given_up_when_the_lease_grows_old
     world.wait(TIDY_NS / 1e9 + 1)
     assert hand_over.phase == "proposed"
     assert world.how(world.write(8)) is None
+
+
+def test_a_flush_that_fails_while_a_volume_moves_is_told_to_every_session() -> None:
+    """A disk tells it once; and the move does not go on, because they hear it from this owner."""
+    world = wide()
+    alone = after(world.owner.desk.newest, B="stale")
+    world.apply(alone)
+    world.stores[PARIS].how = lambda request: "failed" if request.kind == "flush" else "done"
+    moving = HandOver(world.owner, ROME)
+    world.run(moving.start(world.now))
+    world.stores[PARIS].how = lambda request: "done"
+    assert moving.phase == "failed"
+    assert world.how(world.ask("flush")) == "failed"
