@@ -67,7 +67,10 @@ class HandOver:
     def _drain(self) -> None:
         if self.phase not in ("flushing", "clearing"):
             return
-        if self._desk.leases.fresh(self._desk.now_ns):
+        if self._owner.rewriting.busy:
+            self.why = "what a failed flush has lost is being written again"
+            self._finish("failed")
+        elif self._desk.leases.fresh(self._desk.now_ns):
             self.phase = "draining"
             self._owner.pause(_WHY)
         else:

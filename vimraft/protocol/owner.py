@@ -31,6 +31,7 @@ from vimraft.protocol.owner_effects import (
 )
 from vimraft.protocol.pace import Pace
 from vimraft.protocol.reads import Read
+from vimraft.protocol.rewriting import Rewriting
 from vimraft.protocol.rules import Rules
 from vimraft.protocol.writes import End, Write
 
@@ -75,6 +76,7 @@ class Owner:
         self.balance = Balance(me, preference)
         self.flushing = Flushing(self.desk, self.lost_unflushed)
         self.clearing = Clearing(self.desk, self.flushing, self._granted)
+        self.rewriting = Rewriting(self.desk, self.balance, self.lock, self.unlock)
         self._clients: dict[int, _Client] = {}
         self._locks: dict[int, _Client | Callable[[], None]] = {}
         self._holds: set[str] = set()
@@ -399,6 +401,7 @@ class Owner:
     def lost_unflushed(self) -> None:
         """A flush failed at the last copy."""
         self.losses.lost(self.desk.newest.epoch)
+        self.rewriting.begin()
 
     @property
     def busy(self) -> bool:

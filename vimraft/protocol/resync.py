@@ -281,7 +281,7 @@ class Resync:
             self._queue.pop()
             if not self._copy_region(region):
                 break
-        if missing or self._running or self.phase != "copying":
+        if missing or self._running or self._owner.rewriting.busy or self.phase != "copying":
             return
         if desk.leases.fresh(desk.now_ns):  # otherwise I/O would be held for as long as nobody decides
             self._stop_the_world()
@@ -378,7 +378,7 @@ class Resync:
 
     def _drained(self) -> None:
         copy = self._copy
-        if self._desk.missing.get(self.name) or copy is None:
+        if self._desk.missing.get(self.name) or self._owner.rewriting.busy or copy is None:
             self._back_to_copying()
         else:
             self.phase = "flushing"
