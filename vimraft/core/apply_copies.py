@@ -14,6 +14,7 @@ from vimraft.core.change import Change, reals_of, unit_sectors, volume_segments
 from vimraft.core.commands import (
     AddCopy,
     BeginResync,
+    LoseUnflushed,
     PauseCopy,
     Promote,
     RemoveCopy,
@@ -83,6 +84,14 @@ def retire(state: State, command: Retire) -> Change | Reason:
     after = next_epoch(volume, *changed)
     targets = [Freed(volume, replica.moving) for replica in found]
     return Change(put(release(state, targets), after), "retired", volume.name, volume=after)
+
+
+def lose_unflushed(state: State, command: LoseUnflushed) -> Change | Reason:
+    volume = present(state, command.volume, command.epoch, command.owner)
+    if not isinstance(volume, Volume):
+        return volume
+    after = replace(volume, epoch=volume.epoch + 1, lossy_epoch=volume.epoch + 1)
+    return Change(put(state, after), "lost-unflushed", volume.name, volume=after)
 
 
 def begin_resync(state: State, command: BeginResync) -> Change | Reason:

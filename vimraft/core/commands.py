@@ -219,6 +219,15 @@ class MoveOwner(Struct, frozen=True, gc=False, tag=True):
     new_owner: ManagerName
 
 
+class LoseUnflushed(Struct, frozen=True, gc=False, tag=True):
+    """A flush failed at all copies in sync: what was not flushed before may be gone. Epoch + 1, which is the
+    new `lossy_epoch`: whoever owns the volume from now on tells the sessions."""
+
+    volume: VolumeName
+    epoch: int
+    owner: ManagerName
+
+
 class Rejoin(Struct, frozen=True, gc=False, tag=True):
     """The stores of `manager` are in `boot`: what was only in the page cache of another one may be gone.
 
@@ -352,6 +361,7 @@ SINCE_COPIES = (
     Promote,
     TakeOver,
     MoveOwner,
+    LoseUnflushed,
     Rejoin,
     AddCopy,
     RemoveCopy,
@@ -394,6 +404,7 @@ Command = (
     | Promote
     | TakeOver
     | MoveOwner
+    | LoseUnflushed
     | Rejoin
     | AddCopy
     | RemoveCopy

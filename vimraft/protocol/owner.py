@@ -31,6 +31,7 @@ from vimraft.protocol.owner_effects import (
 )
 from vimraft.protocol.pace import Pace
 from vimraft.protocol.reads import Read
+from vimraft.protocol.reporting import Reporting
 from vimraft.protocol.rewriting import Rewriting
 from vimraft.protocol.rules import Rules
 from vimraft.protocol.writes import End, Write
@@ -85,6 +86,7 @@ class Owner:
         self._for_room: dict[int, _Client] = {}
         """Writes that wait for room for their regions, in the order in which they came."""
         self.losses = Losses(first.lossy_epoch)
+        self._reporting = Reporting(self.desk, self.losses)
         self.pace = Pace(self.desk.limits.pace)
         self._followers: list[Callable[[], None]] = []
 
@@ -463,6 +465,7 @@ class Owner:
             self._install()
         if self._for_room and desk.ours and not desk.held:
             self._use_room()
+        self._reporting.look()
         if self._followers:
             for look in self._followers[:]:
                 look()

@@ -96,7 +96,12 @@ class Reply(Struct, frozen=True, gc=False):
 
 
 Command = (
-    commands.Retire | commands.BeginResync | commands.Promote | commands.MoveSegments | commands.MoveOwner
+    commands.Retire
+    | commands.BeginResync
+    | commands.Promote
+    | commands.MoveSegments
+    | commands.MoveOwner
+    | commands.LoseUnflushed
 )
 Decision = Literal["applied", "rejected", "unknown"]
 """What became of a proposal. `unknown`: it may still come; another decision follows."""

@@ -14,6 +14,7 @@ from vimraft.core.commands import (
     ConfirmRelease,
     DeleteVolume,
     GrowVolume,
+    LoseUnflushed,
     PauseCopy,
     Promote,
     Rejected,
@@ -136,6 +137,16 @@ def test_a_retired_copy_says_since_when_and_under_which_record():
     assert tables.state.history[-1].what == "retired"
 
 
+def test_what_a_failed_flush_lost_is_in_the_tables_like_what_a_reboot_lost():
+    tables = two_copies()
+    tables.retire("B")
+    before = tables.volume()
+    after = tables.applied(LoseUnflushed(*tables.at())).volume
+    assert after == replace(before, epoch=before.epoch + 1, lossy_epoch=before.epoch + 1)
+    assert tables.volume() == after
+    assert tables.state.history[-1].what == "lost-unflushed"
+
+
 def test_the_last_copy_in_sync_is_never_retired():
     tables = two_copies()
     assert tables.refused(Retire(*tables.at(), ("A", "B"))) == LastCopy(("v",))
@@ -167,6 +178,7 @@ def test_commands_for_another_epoch_or_owner_are_refused_with_the_present_ones()
         assert tables.refused(Retire(*at, ("B",))) == expected
         assert tables.refused(BeginResync(*at, "B")) == expected
         assert tables.refused(Promote(*at, "B", ())) == expected
+        assert tables.refused(LoseUnflushed(*at)) == expected
     assert isinstance(tables.refused(Retire("none", 1, "m-tokyo", ("B",))), NotFound)
 
 
