@@ -295,6 +295,8 @@ class Owner:
         if self._clients.pop(request.id, None) is not None:
             self._reply(request, "failed")
         desk.effects.append(Invalidate(request.first, request.end))
+        if request.fua and client.op.disks_failed:
+            self.lost_unflushed()  # a flush was part of it
         desk.fence(sorted(client.op.stores))
         if not desk.rules.equalise_after_eio:
             self._repaired(client)
@@ -403,7 +405,8 @@ class Owner:
     def lost_unflushed(self) -> None:
         """A flush failed at the last copy."""
         self.losses.lost(self.desk.newest.epoch)
-        self.rewriting.begin()
+        if self.desk.rules.rewrite_after_failed_flush:
+            self.rewriting.begin()
 
     @property
     def busy(self) -> bool:

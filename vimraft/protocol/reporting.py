@@ -23,7 +23,7 @@ class Reporting:
         newest = desk.newest
         if not self._losses.unreported or not desk.ours or newest.epoch <= self._proposed_epoch:
             return
-        if desk.now_ns >= self._again_ns:
+        if desk.now_ns >= self._again_ns and desk.rules.losses_in_tables:
             self._proposed_epoch = newest.epoch
             desk.propose(LoseUnflushed(newest.volume, newest.epoch, desk.me), self._decided)
 

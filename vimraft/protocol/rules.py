@@ -43,6 +43,10 @@ class Rules(Struct, frozen=True, gc=False):
     wait_for_retired_side: bool = True
     lossy_mark: bool = True
     """A flush of every session that survived a loss fails once."""
+    losses_in_tables: bool = True
+    """So does one of every session that survived the owner at which a flush failed."""
+    rewrite_after_failed_flush: bool = True
+    """What the page cache of the last copy shows is written again before it is dropped."""
     durable_sole_holder_mark: bool = True
     """As `SoleHolderRight(durable=…)`."""
     # whoever proposes

@@ -59,6 +59,8 @@ class Write:
         self._only = only
         self._impatient = impatient
         self.over = False
+        self.disks_failed = False
+        """At every copy in sync; so it ended."""
         self._asked: dict[LocalName, int] = {}
         """Messages without an answer, per copy."""
         self._under_way = 0
@@ -181,6 +183,7 @@ class Write:
             desk.retire(self._failed & wanted)
             self._retry_later()
         elif self._impatient and wanted <= self._broken:
+            self.disks_failed = True
             self._end("failed")
         else:
             self._retry_later()

@@ -61,6 +61,7 @@ class Faults:
             host.media.errors.clear()
             host.media.slow_s = 0.0
             host.media.failing_flushes = 0
+            host.media.lost = None
             host.untold = None
             if not host.up:
                 host.start()

@@ -24,7 +24,8 @@ def problems(record: Record) -> Iterator[str]:
         losses = [loss for loss in record.losses if loss.volume == volume]
         yield from _sectors(volume, operations, losses)
         for loss in losses:
-            yield from _untold(record, operations, loss)
+            if loss.told:
+                yield from _untold(record, operations, loss)
 
 
 def _sectors(volume: str, operations: list[Operation], losses: list[Loss]) -> Iterator[str]:
@@ -61,7 +62,7 @@ def _sector(
     first: tuple[int, ...] = (ZERO,)
     may_come: list[Operation] = []
     since: float = 0
-    for until in [*(float(loss.stamp) for loss in losses), inf]:
+    for until, known in _eras(losses):
         era = [one for one in involved if since <= one.begin < until]
         events = [_pending(sector, one) for one in may_come]
         for one in era:
@@ -71,13 +72,25 @@ def _sector(
                 events.append(_pending(sector, one))
         if losses and any(event.is_write and event.tag == ZERO for event in events):
             return None  # zeros cannot be told apart across a loss
-        problem = problem_of(events, starts_with=first)
+        problem = problem_of(events, starts_with=first) if known else None
         if problem is not None:
             return problem
-        first = _survivors(sector, [*may_come, *era], flushes, until, first)
+        first = _survivors(sector, [*may_come, *era], flushes if known else [], until, first)
         may_come = [one for one in (*may_come, *era) if one.writes and not _settled(one, until)]
         since = until
     return None
+
+
+def _eras(losses: list[Loss]) -> list[tuple[float, bool]]:
+    """Their ends, and whether reads are checked in them: not while pages are being dropped."""
+    ends: list[tuple[float, bool]] = []
+    for loss in losses:
+        if ends and loss.stamp < ends[-1][0]:
+            continue  # while that goes on
+        ends.append((float(loss.stamp), True))
+        if loss.until is not None:
+            ends.append((float(loss.until), False))
+    return [*ends, (inf, True)]
 
 
 def _settled(one: Operation, until: float) -> bool:

@@ -20,6 +20,8 @@ Place = tuple[Any, int]
 """Real volume, sector."""
 Done = Callable[[bool, bytes], None]
 MAX_EVICTED_AFTER_S = 10.0
+LAST_EVICTED_AFTER_S = 1.0
+"""At the last copy: while nobody knows which bytes are there."""
 
 
 class Media:
@@ -33,6 +35,8 @@ class Media:
         self.failing_flushes = 0
         self.may_fail: Callable[[], bool] = lambda: True
         """A flush that fails at the last copy loses what nobody else has, which is nobody's promise."""
+        self.lost: Callable[[], bool] | None = None
+        """Asked once a flush could fail at the last copy; if it does, it is the only one."""
         self._used: set[tuple[Any, int]] = set()
         """Groups that were written."""
         self._cache: dict[Place, bytes] = {}
@@ -95,7 +99,11 @@ class Media:
         def act() -> tuple[bool, bytes]:
             if self.failing_flushes and self.may_fail():
                 self.failing_flushes -= 1
-                self._drop(covered)
+                self._drop(covered, MAX_EVICTED_AFTER_S)
+                return False, b""
+            if self.lost is not None and covered and self.lost():
+                self.lost = None
+                self._drop(covered, LAST_EVICTED_AFTER_S)
                 return False, b""
             for place, content in covered.items():
                 self._make_stable(place, content)
@@ -130,11 +138,11 @@ class Media:
             if not versions:
                 del self._dirty[place]
 
-    def _drop(self, covered: dict[Place, bytes]) -> None:
+    def _drop(self, covered: dict[Place, bytes], longest_s: float) -> None:
         for place, content in covered.items():
             if self._dirty.get(place, [b""])[-1] == content:
                 del self._dirty[place]
-                delay_s = self.random.random() * MAX_EVICTED_AFTER_S
+                delay_s = self.random.random() * longest_s
                 self.world.after(delay_s, self._evict, place, content)
 
     def _evict(self, place: Place, content: bytes) -> None:

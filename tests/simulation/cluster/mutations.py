@@ -53,6 +53,15 @@ ALONE: Final = READING | {
     "commit_s": 0.002, "reads": 0.7, "delay_s": 0.002, "jitter_s": 0.003,
 }  # fmt: skip
 """Time for a copy to leave, to come back, and for a takeover."""
+FAILING: Final = {
+    "sites": 3,
+    "volumes": PAIR,
+    "zeros": False,
+    "fault_every_s": 0.7,
+    "flushes": 0.05,
+    "log_loss": 0.0,
+}
+"""Flushes fail at the only copy in sync, while the other one comes back."""
 MUTATIONS: Final[dict[str, Stage]] = {
     "boot_binding": Stage(("reboot", "reboot-all", "site-down")),
     "epoch_compare": Stage(("log-away",), LATE | WRITING, ("reopen_on_restart",)),
@@ -81,6 +90,8 @@ MUTATIONS: Final[dict[str, Stage]] = {
     "check_lease": Stage(("isolate",), READING),
     "wait_for_retired_side": Stage(("late-claim",), HELD, ("stamp_compare",)),
     "lossy_mark": Stage(("reboot", "reboot-all")),
+    "losses_in_tables": Stage(("lost-flush", "kill-store", "kill-export"), FAILING),
+    "rewrite_after_failed_flush": Stage(("lost-flush", "kill-store"), FAILING),
     "durable_sole_holder_mark": Stage(("lost-right",), ALONE),
     "stamp_compare": Stage(("late-claim",), HELD, ("wait_for_retired_side",)),
 }

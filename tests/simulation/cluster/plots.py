@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.cluster.host import Host
+from tests.simulation.cluster.media import LAST_EVICTED_AFTER_S
+from tests.simulation.cluster.record import Loss
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.simulation import Simulation
@@ -185,9 +187,38 @@ def partly_sealed(simulation: "Simulation", rng: random.Random) -> None:
     _later(simulation, 0.1 + 0.1 * rng.random(), end)
 
 
+def lost_flush(simulation: "Simulation", rng: random.Random) -> None:
+    """The next flush fails at a copy that is the only one in sync."""
+    host = rng.choice(simulation.hosts)
+    host.media.lost = lambda: _last_copy_fails(simulation, host)
+
+
+def _last_copy_fails(simulation: "Simulation", host: Host) -> bool:
+    state = simulation.ledger.state
+    hit = []
+    for row in simulation.rows():
+        synced = [replica for replica in row.replicas if replica.state == "in_sync"]
+        sites = {state.reals[segment.real_id].site for replica in synced for segment in replica.segments}
+        if host.name in sites:
+            hit.append(row)
+            if sites != {host.name}:
+                return False
+    for row in hit:
+        # what is promoted just then has all that was acknowledged, and nobody need hear of anything
+        told = all(replica.state != "syncing" for replica in row.replicas)
+        loss = simulation.record.not_flushed(row.name, told=told)
+        simulation.world.after(LAST_EVICTED_AFTER_S + LOOK_S, _all_dropped, simulation, loss)
+    return bool(hit)
+
+
+def _all_dropped(simulation: "Simulation", loss: Loss) -> None:
+    loss.until = simulation.record.stamp()
+
+
 PLOTS: Final[dict[str, Callable[["Simulation", random.Random], None]]] = {
     "forgotten-seal": forgotten_seal,
     "late-claim": late_claim,
+    "lost-flush": lost_flush,
     "lost-right": lost_right,
     "partly-sealed": partly_sealed,
 }

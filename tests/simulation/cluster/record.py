@@ -14,6 +14,7 @@ from msgspec import Struct
 
 SECTOR = 512
 ZERO = 0
+UNENDED = 1 << 62
 GARBLED = -1
 """A sector that nobody ever wrote like this."""
 
@@ -46,8 +47,8 @@ class Operation(Struct):
         return self.kind in ("write", "zero", "trim")
 
 
-class Loss(Struct, frozen=True):
-    """The last in-sync copy lost power: what was not flushed may be gone."""
+class Loss(Struct):
+    """The last in-sync copy lost power, or could not flush: what was not flushed may be gone."""
 
     volume: str
     epoch: int
@@ -55,6 +56,10 @@ class Loss(Struct, frozen=True):
     """When the tables said so. Nothing was read or written between the power cut and then."""
     since: int
     """When the power was cut: whoever was told later knows."""
+    until: int | None = None
+    """After a failed flush: when all that was to be dropped has been. Reads before see one or the other."""
+    told: bool = True
+    """Sessions must hear of it."""
 
 
 class Session(Struct, frozen=True):
@@ -122,6 +127,13 @@ class Record:
         cuts = [cut for site in sites for cut in self.cuts.get(site, []) if cut > last]
         since = min(cuts) if cuts else stamp if before is None else before.since
         self.losses.append(Loss(volume, epoch, stamp, since))
+
+    def not_flushed(self, volume: str, *, told: bool) -> Loss:
+        """The caller sets `until` when it is over."""
+        stamp = self.stamp()
+        made = Loss(volume, 0, stamp, stamp, UNENDED, told)
+        self.losses.append(made)
+        return made
 
 
 def tag_of(number: int, at: int) -> int:

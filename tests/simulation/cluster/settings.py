@@ -38,7 +38,7 @@ FAULTS: Final = (
 LOSSY: Final = frozenset(("reboot", "reboot-all", "site-down"))
 """Those after which what was not flushed may be gone."""
 
-DISK_FAULTS: Final = frozenset(("disk-error", "flush-error"))
+DISK_FAULTS: Final = frozenset(("disk-error", "flush-error", "lost-flush"))
 
 
 class VolumeWanted(Struct, frozen=True):

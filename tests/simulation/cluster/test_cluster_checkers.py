@@ -201,6 +201,47 @@ def test_after_a_loss_reads_agree_on_what_is_left() -> None:
     assert len(story.problems) == 1
 
 
+def test_while_pages_are_dropped_reads_see_either_and_afterwards_one() -> None:
+    story = Story()
+    old = story.write()
+    story.flush()
+    new = story.write()
+    loss = story.record.not_flushed("v", told=True)
+    story.read(new)
+    story.read(old)
+    story.flush("failed")
+    loss.until = story.record.stamp()
+    story.read(old)
+    assert story.problems == []
+    story.read(new)
+    assert len(story.problems) == 1
+
+
+def test_dropped_pages_excuse_no_other_loss() -> None:
+    for before in (False, True):
+        story = Story()
+        old = story.write()
+        flushed = story.write(fua=before)
+        loss = story.record.not_flushed("v", told=True)
+        story.flush("failed")
+        loss.until = story.record.stamp()
+        last = flushed if before else story.write()
+        story.read(last)
+        assert story.problems == []
+        story.read(old)
+        assert len(story.problems) == 1
+
+
+def test_who_must_hear_of_a_failed_flush() -> None:
+    for told in (False, True):
+        story = Story()
+        story.write()
+        loss = story.record.not_flushed("v", told=told)
+        story.flush()
+        loss.until = story.record.stamp()
+        assert len(story.problems) == told
+
+
 def test_a_write_under_way_at_the_loss_may_be_gone_or_there() -> None:
     for there in (False, True):
         story = Story()

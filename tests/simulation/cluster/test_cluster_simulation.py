@@ -39,6 +39,8 @@ CAUGHT = {
     "durable_seal_floor": 58,
     "retire_needs_complete_replica": 12,
     "durable_sole_holder_mark": 9,
+    "losses_in_tables": 20,
+    "rewrite_after_failed_flush": 9,
 }
 """A seed for each rule."""
 

@@ -198,3 +198,14 @@ def test_when_no_copy_could_flush_nobody_is_retired_by_that() -> None:
     world.stores[ROME].how = failing("write")
     world.write(7)
     assert Retire(two().volume, 5, PARIS, (B,), "r1") in [one.command for one in world.proposed]
+
+
+def test_a_failed_write_with_fua_at_the_last_copy_is_told_to_every_session() -> None:
+    """A flush was part of it."""
+    world = World(after(two(), B="stale"))
+    world.stores[PARIS].how = lambda request: "failed" if request.fua else "done"
+    assert world.how(world.write(7, fua=True)) == "failed"
+    world.stores[PARIS].how = lambda request: "done"
+    known = LossMark(world.owner.desk.newest.epoch)
+    assert world.how(world.ask("flush", session="other", since=known)) == "failed"
+    assert LoseUnflushed(two().volume, 6, PARIS) in [one.command for one in world.proposed]
