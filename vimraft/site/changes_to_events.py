@@ -4,6 +4,8 @@ May live here: (previous, current) → events. Map changes come from the replica
 index, so that a restart which sees them again does not record them twice.
 """
 
+from collections.abc import Iterator
+
 from vimraft.core.tables import State
 from vimraft.site.catalogue import NewEvent
 
@@ -37,4 +39,22 @@ def events_between(previous: State, current: State, now_ms: int) -> list[NewEven
                         dedupe=f"real:{current.cluster_id}:{current.index}:{key}",
                     )
                 )
+    if previous.volumes is not current.volumes:
+        events += _losses(previous, current, now_ms)
     return events
+
+
+def _losses(previous: State, current: State, now_ms: int) -> Iterator[NewEvent]:
+    for name, volume in current.volumes.items():
+        old = previous.volumes.get(name)
+        if old is None or old is volume or volume.lossy_epoch <= old.lossy_epoch:
+            continue
+        yield NewEvent(
+            name="volume.lossy",
+            subject=name,
+            severity="error",
+            message=f"{name}: its last copy in sync lost power or could not flush; what was written and not "
+            "flushed may be gone. The next flush of every client that was attached fails once, to tell it",
+            at_ms=now_ms,
+            dedupe=f"lossy:{current.cluster_id}:{name}:{volume.lossy_epoch}",
+        )

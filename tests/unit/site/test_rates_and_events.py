@@ -1,7 +1,8 @@
 """Rates over cumulative counters, and events from changes of the tables."""
 
+from tests.copies_cases import two_copies
 from tests.core_cases import build, three_sites
-from vimraft.core.commands import DeleteVolume, SetRealVolumeState
+from vimraft.core.commands import DeleteVolume, LoseUnflushed, SetReadPolicy, SetRealVolumeState
 from vimraft.data.feed import IoCounters
 from vimraft.site.changes_to_events import events_between
 from vimraft.site.rates import IDLE, RateBoard, RateWindow, combine
@@ -72,3 +73,16 @@ def test_a_failed_real_volume_is_an_error_with_its_reason() -> None:
     (event,) = [e for e in events_between(before, tables.state, 5) if e.name == "real.failed"]
     assert event.severity == "error"
     assert "label: missing" in event.message
+
+
+def test_what_a_volume_may_have_lost_is_an_error_told_once() -> None:
+    tables = two_copies()
+    tables.retire("B")
+    before = tables.state
+    tables.applied(LoseUnflushed(*tables.at()))
+    (event,) = [e for e in events_between(before, tables.state, 5) if e.name == "volume.lossy"]
+    assert (event.subject, event.severity) == ("v", "error")
+    assert "flush" in event.message
+    before = tables.state
+    tables.applied(SetReadPolicy("v", "local"))
+    assert [e for e in events_between(before, tables.state, 5) if e.name == "volume.lossy"] == []
