@@ -314,14 +314,44 @@ def test_proposals_are_told_again_to_a_manager_that_connects(plane: Plane) -> No
 
 def test_a_lost_write_cache_fails_the_next_flush_of_older_sessions_once(plane: Plane) -> None:
     write(plane, 0, b"y" * BLOCK)
-    newer = copies_map(("A", "in_sync", "a"), ("B", "in_sync", "b"), epoch=2)
-    plane.change(
-        type(newer)(*(2 if f == "lossy_epoch" else getattr(newer, f) for f in newer.__struct_fields__))
-    )
+    plane.change(lossy(copies_map(("A", "in_sync", "a"), ("B", "in_sync", "b"), epoch=2)))
     with pytest.raises(IoError):
         flush(plane)
     flush(plane)
     flush(plane, Client("new", LossMark(2)))
+
+
+def lossy(newer: VolumeMap) -> VolumeMap:
+    return VolumeMap(
+        *(newer.epoch if f == "lossy_epoch" else getattr(newer, f) for f in newer.__struct_fields__)
+    )
+
+
+def test_a_flush_that_fails_at_the_last_copy_is_reported_and_what_was_lost_written_again(
+    plane: Plane,
+) -> None:
+    write(plane, 0, b"y" * BLOCK)
+    plane.renew("b", installed=0, lease_ms=100)
+    plane.change(copies_map(("A", "in_sync", "a"), ("B", "stale", "b"), epoch=2))
+    store = plane.stores["a"]
+    before = len(store.requests)
+    store.failing.add("flush")
+    with pytest.raises(IoError):
+        flush(plane)
+    store.failing.clear()
+    proposal = plane.wait_proposal(commands.LoseUnflushed)
+
+    def written_again() -> bool:
+        return any(
+            request.kind == "write" and len(request.data) == MIB for request in store.requests[before:]
+        )
+
+    eventually(written_again, "its region is written again")
+    plane.change(lossy(copies_map(("A", "in_sync", "a"), ("B", "stale", "b"), epoch=3)))
+    plane.decide(proposal, applied=True)
+    with pytest.raises(IoError):
+        flush(plane, Client("other", LossMark(2)))
+    assert read(plane, 0, BLOCK) == b"y" * BLOCK
 
 
 def test_figures_name_the_copies(plane: Plane) -> None:
