@@ -237,6 +237,11 @@ class Desk:
             self.tracker.boot(store, answer.boot)
         ask.op.answered(ask, answer)
 
+    def behind(self, ask: Ask, answer: Answer) -> bool:
+        """The store has waited in vain for tables as new as ours: perhaps its manager is gone. (Whatever else
+        it takes for older it refuses at once.)"""
+        return answer.how == "older" and ask.deadline_ns - self.now_ns < self.limits.store_timeout_ns // 2
+
     def fence(self, stores: Iterable[ManagerName]) -> None:
         """What was sent there may still happen: whatever is sent from now on belongs to a newer session,
         which a store begins only when it has drained the older one. Answers of the older one still count."""

@@ -62,6 +62,8 @@ class FlushRound:
         if answer.how in ("older", "lost", "silent"):
             self._again.add(ask.copy)
             self._losses[ask.copy] += answer.how != "older"
+            if self._desk.behind(ask, answer):
+                self._losses[ask.copy] = MAX_ATTEMPTS
         elif answer.how != "done":
             self._failed.add(ask.copy)
             if answer.how == "failed":

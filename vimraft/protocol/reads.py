@@ -97,18 +97,19 @@ class Read:
         desk = self._desk
         self._under_way -= 1
         took_ns = desk.now_ns - ask.sent_ns
-        self._balance.ended(ask.copy, answer.how, took_ns, desk.now_ns, copying=not self._rightful)
+        how = "silent" if desk.behind(ask, answer) else answer.how
+        self._balance.ended(ask.copy, how, took_ns, desk.now_ns, copying=not self._rightful)
         exhausted = False
-        if answer.how == "done":
+        if how == "done":
             self._found.append((ask.first, answer.data))
         else:
             piece = (ask.first, ask.end)
             self._wait.append(piece)
-            if answer.how == "older":
+            if how == "older":
                 self._tried.pop(piece, None)
-            elif answer.how == "busy" and not ask.must:
+            elif how == "busy" and not ask.must:
                 self._busy[piece] = self._busy.get(piece, _NONE) | {ask.copy}
-            elif answer.how == "failed" or not self._rightful:
+            elif how == "failed" or not self._rightful:
                 self._broken[piece] = self._broken.get(piece, _NONE) | {ask.copy}
             names = desk.map.in_sync_names
             exhausted = names <= self._tried.get(piece, _NONE) and names.isdisjoint(
@@ -120,7 +121,7 @@ class Read:
             return
         if self._under_way == 0 and not self._wait:
             self._end()
-        elif answer.how == "older" or exhausted:
+        elif how == "older" or exhausted:
             self._wait_a_while(exhausted and names <= self._broken.get(piece, _NONE))
         else:
             self.send()

@@ -24,7 +24,8 @@ from vimraft.protocol.desk import Desk
 from vimraft.protocol.maps import Copy, regions_of
 
 MAX_ATTEMPTS = 3
-"""Sends to a store whose connection ended, before its copy counts as failed; a silent one's does at once."""
+"""Sends to a store whose connection ended, before its copy counts as failed; when it is silent, or its tables
+do not catch up, it does at once."""
 End = Literal["done", "failed"]
 
 
@@ -131,7 +132,7 @@ class Write:
             self._again.add(name)
             if answer.how == "lost":
                 self._losses[name] += 1
-            elif answer.how == "silent":
+            elif answer.how == "silent" or self._desk.behind(ask, answer):
                 self._losses[name] = MAX_ATTEMPTS
             elif answer.how == "full":
                 self._desk.room_wanted = True

@@ -119,14 +119,14 @@ class Record:
     def cut(self, site: str) -> None:
         self.cuts.setdefault(site, []).append(self.stamp())
 
-    def lost(self, volume: str, epoch: int, sites: Iterable[str] = ()) -> None:
-        """`sites`: where the last copy lies."""
+    def lost(self, volume: str, epoch: int, sites: Iterable[str] = (), *, told: bool = True) -> None:
+        """`sites`: where the last copy lies. `told`: sessions hear of it only now."""
         stamp = self.stamp()
         before = next((loss for loss in reversed(self.losses) if loss.volume == volume), None)
         last = 0 if before is None else before.stamp
         cuts = [cut for site in sites for cut in self.cuts.get(site, []) if cut > last]
         since = min(cuts) if cuts else stamp if before is None else before.since
-        self.losses.append(Loss(volume, epoch, stamp, since))
+        self.losses.append(Loss(volume, epoch, stamp, since, told=told))
 
     def not_flushed(self, volume: str, *, told: bool) -> Loss:
         """The caller sets `until` when it is over."""

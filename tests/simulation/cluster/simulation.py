@@ -123,7 +123,8 @@ class Simulation:
                 if replica.state == "in_sync"
                 for segment in replica.segments
             }
-            self.record.lost(after.name, after.epoch, sorted(sites))
+            reported = self.ledger.state.history[-1].what == "lost-unflushed"
+            self.record.lost(after.name, after.epoch, sorted(sites), told=not reported)
 
     def rows(self) -> list[Volume]:
         """Of the volumes, in an order that is the same in every process."""

@@ -1,7 +1,13 @@
 """A store that does not answer in time: its copy leaves the in-sync set at once, not after three timeouts."""
 
+import pytest
+from msgspec.structs import replace
+
 from tests.unit.protocol.owner_world import PARIS, ROME, A, B, S, World, after, two
 from vimraft.core.commands import Retire
+from vimraft.protocol.asks import Answer
+from vimraft.protocol.balance import Preference
+from vimraft.protocol.owner_effects import StoreRequest
 
 TIMEOUT_S = 10
 RETIRED = Retire(two().volume, 5, PARIS, (B,), "r1")
@@ -110,3 +116,67 @@ def test_a_connection_of_an_older_session_that_ends_late_ends_nothing_newer() ->
     assert len(world.stores[ROME].seen) == sent
     world.write(8, first=1 << 20)
     assert world.stores[ROME].seen[-1].session == newer
+
+
+class Behind:
+    """Its manager is gone: it waits for newer tables, then says so."""
+
+    def __init__(self, world: World, patience_s: float) -> None:
+        self._world = world
+        self._patience_s = patience_s
+        self._asked: list[StoreRequest] = []
+        world.stores[ROME].how = self._how
+
+    def _how(self, request: StoreRequest) -> str:
+        self._asked.append(request)
+        return "silent"
+
+    def wait(self, seconds: float) -> None:
+        """Whatever came since the last call waits as long."""
+        while seconds > 0:
+            asked, self._asked = self._asked, []
+            self._world.wait(self._patience_s)
+            seconds -= self._patience_s
+            for request in asked:
+                self._world.run(
+                    self._world.owner.answer(ROME, Answer(request.number, "older", "b1"), self._world.now)
+                )
+
+
+@pytest.mark.parametrize("kind", ["write", "flush"])
+def test_a_store_whose_tables_do_not_catch_up_is_given_up_too(kind: str) -> None:
+    world = world_with_a_record()
+    behind = Behind(world, patience_s=6)
+    asked = world.write(7) if kind == "write" else world.ask("flush")
+    behind.wait(6)
+    world.wait(0.5)
+    assert [one.command for one in world.proposed] == [RETIRED]
+    world.renew()
+    world.apply(after(two(), B="stale"))
+    world.decide()
+    assert world.how(asked) == "done"
+
+
+def test_one_that_catches_up_soon_is_not() -> None:
+    world = world_with_a_record()
+    behind = Behind(world, patience_s=1)
+    write = world.write(7)
+    behind.wait(4)
+    world.stores[ROME].how = lambda request: "done"
+    behind.wait(1)
+    world.wait(1)
+    assert world.how(write) == "done"
+    assert world.proposed == []
+
+
+def test_a_read_goes_to_another_copy() -> None:
+    world = World(replace(two(), copies=two().copies[::-1]))
+    world.owner.balance.preference = Preference("primary")
+    behind = Behind(world, patience_s=6)
+    read = world.read()
+    behind.wait(6)
+    assert world.how(read) is None, "the lease is over"
+    world.renew()
+    world.run(world.owner.leases_changed({}, world.now))
+    assert world.how(read) == "done"
+    assert world.stores[ROME].kinds() == ["read"]
