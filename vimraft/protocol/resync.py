@@ -62,12 +62,15 @@ class Resync:
         self.name = name
         self.phase: Phase = "sealing"
         self.full = False
-        self._kept = Kept(owner.desk, name, self._fail)
+        self.why = ""
+        """It failed."""
+        self._kept = Kept(owner.desk, name, lambda: self._fail("the copy could not flush"))
         self._own_active: set[int] = set()
         self._boots: dict[ManagerName, str] = {}
         self._missed: set[int] = set()
         self._asking = 0
         self._refused = False
+        self._answer = ""
         self._promotion: int | None = None
         self._proposed_epoch = 0
         self._lossy_epoch = owner.desk.newest.lossy_epoch
@@ -128,7 +131,9 @@ class Resync:
 
     def answered(self, ask: Ask, answer: Answer) -> None:
         self._asking -= 1
-        self._refused |= answer.how != "done"
+        if answer.how != "done":
+            self._refused = True
+            self._answer = f"{ask.kind} at {ask.store}: {answer.how}"
         if answer.how == "done":
             if ask.kind == "seal":
                 self._own_active.update(answer.regions)
@@ -143,7 +148,7 @@ class Resync:
             self._no_room = self._refused
             self._go_on()
         elif self._refused:
-            self._fail()
+            self._fail(self._answer)
         elif ask.kind == "seal":
             self._sealed()
         elif ask.kind == "missed":
@@ -153,10 +158,11 @@ class Resync:
         elif ask.kind == "hand_over":
             self._promote()
 
-    def _fail(self) -> None:
+    def _fail(self, why: str) -> None:
         """For now. A copy that was syncing is taken out of it, so that writes do not try it any more."""
         if self.phase in ("over", "failed"):
             return
+        self.why = f"{self.phase}: {why}"
         copy = self._copy
         self._finish("failed")
         if copy is not None and copy.state == "syncing" and copy.moves is None:
@@ -189,7 +195,7 @@ class Resync:
 
     def _begun(self, decision: Decision) -> None:
         if decision == "rejected":
-            self._fail()
+            self._fail("another change came first")
 
     def _look(self) -> None:
         """The end of any event of the owner."""
@@ -205,7 +211,7 @@ class Resync:
         elif self.phase == "beginning" and copy.state == "syncing" and desk.map is desk.newest:
             self._ask_missed(copy)
         elif copy.state == "stale" and (self.phase in _WHILE_SYNCING or self._too_late):
-            self._fail()
+            self._fail("another change came first")
         elif self._source_lost:
             if (
                 not self._running
@@ -253,7 +259,7 @@ class Resync:
         if self.phase != "comparing":
             return
         if found is None:
-            self._fail()
+            self._fail("a store did not say what is in step")
             return
         in_step = (found & wanted) - self._own_active
         if not in_step:
@@ -358,7 +364,7 @@ class Resync:
         if self.phase != "copying":
             return
         if self._failures >= MAX_FAILURES:
-            self._fail()
+            self._fail(f"{MAX_FAILURES} regions in a row could not be copied")
         elif how == "failed":
             self._pacing.rest(desk.limits.retry_ns)
 

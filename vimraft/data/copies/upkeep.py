@@ -71,6 +71,14 @@ class Upkeep:
                 del self._resyncs[name]
                 if resync.phase == "failed":
                     self._try_later(name, now_ns)
+                    again_s = self._tries[name].pause_ns / 1e9
+                    self._side.shell.log(
+                        "copies.resync_failed",
+                        volume=self._side.volume,
+                        copy=name,
+                        why=resync.why,
+                        again_s=again_s,
+                    )
         for copy in copies.values():
             if self._wanted(copy, now_ns):
                 resync = self._resyncs[copy.name] = Resync(self._owner, copy.name)
