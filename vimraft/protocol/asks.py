@@ -14,6 +14,8 @@ AskKind = Literal[
 ]  # fmt: skip
 READS = frozenset(("read", "checksum"))
 """Kinds that change nothing at a backend."""
+SLOW = frozenset(("flush", "checksum", "mend"))
+"""Kinds with which a disk may be busy for long: that says nothing of the store."""
 How = Literal["done", "failed", "away", "older", "busy", "full", "lost", "silent", "unsupported"]
 """`done`. `failed`: by the backend. `away`: the store lives in another boot than the tables say, has no such
 copy, or cannot keep its record; that may change. `older`: the store knows a newer epoch or session, or its

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from vimraft.core.commands import Retire
 from vimraft.core.ids import LocalName, ManagerName
-from vimraft.protocol.asks import Answer, Ask, How
+from vimraft.protocol.asks import SLOW, Answer, Ask, How
 from vimraft.protocol.lease import OthersLease, OwnLease, SoleHolderRight
 from vimraft.protocol.maps import Copy, VolumeMap, moving_name
 from vimraft.protocol.owner_effects import (
@@ -127,8 +127,9 @@ class Desk:
         """To be called when the hold is over (bounded likewise)."""
         self.doubted: set[LocalName] = set()
         """In-sync copies at which a flush failed; empty when that is the last one, whose clients are told."""
-        self.silent: set[ManagerName] = set()
-        """Stores that have not answered in time, and not since."""
+        self.stuck: set[ManagerName] = set()
+        """Stores that did not answer in time, or whose tables did not catch up in time, and have done nothing
+        since."""
         self.room_wanted = False
         """A store has no room for one more active region."""
         self.effects: list[Effect] = []
@@ -184,11 +185,11 @@ class Desk:
             if ask.deadline_ns > self.now_ns:
                 break
             late_ns = self.now_ns - ask.deadline_ns
-            if late_ns * STOOD_STILL_PART < self.limits.store_timeout_ns:
-                self.silent.add(ask.store)
-                self.lost(ask.store, "silent")
-            else:
+            if ask.kind in SLOW or late_ns * STOOD_STILL_PART >= self.limits.store_timeout_ns:
                 self.lost(ask.store)
+            else:
+                self.stuck.add(ask.store)
+                self.lost(ask.store, "silent")
         for token in [token for token, (at_ns, _) in self._later.items() if at_ns <= self.now_ns]:
             entry = self._later.pop(token, None)
             if entry is not None:
@@ -227,12 +228,15 @@ class Desk:
 
     def answered(self, store: ManagerName, answer: Answer) -> None:
         """An answer that nobody waits for any more is dropped: it belongs to a session that was given up."""
-        self.silent.discard(store)
+        if self.stuck and answer.how == "done":
+            self.stuck.discard(store)
         number = answer.number
         ask = self._asks.get(number)
         if ask is None or ask.store != store:
             return
         del self._asks[number]
+        if answer.how == "older" and self.behind(ask, answer):
+            self.stuck.add(store)
         if answer.boot:
             self.tracker.boot(store, answer.boot)
         ask.op.answered(ask, answer)
@@ -241,6 +245,15 @@ class Desk:
         """The store has waited in vain for tables as new as ours: perhaps its manager is gone. (Whatever else
         it takes for older it refuses at once.)"""
         return answer.how == "older" and ask.deadline_ns - self.now_ns < self.limits.store_timeout_ns // 2
+
+    def helpful(self, copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
+        """Copies to ask, and those that are not worth it: one of their stores is stuck, and some copy in sync
+        has none that is. Nobody waits for a store once more that others have waited for in vain."""
+        copies = list(copies)
+        free = [copy for copy in copies if self.stuck.isdisjoint(copy.stores)]
+        if not any(copy.state == "in_sync" for copy in free):
+            return copies, []
+        return free, [copy for copy in copies if copy not in free]
 
     def fence(self, stores: Iterable[ManagerName]) -> None:
         """What was sent there may still happen: whatever is sent from now on belongs to a newer session,

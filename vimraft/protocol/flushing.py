@@ -41,6 +41,9 @@ class FlushRound:
         desk = self._desk
         wanted = [c for c in desk.map.targets if c.name not in self._ok and c.name not in self._failed]
         self._again.clear()
+        if desk.stuck:
+            wanted, others = desk.helpful(wanted)
+            self._failed.update(copy.name for copy in others)
         asks = [
             Ask("flush", store, copy.name, 0, desk.map.size_bytes, self)
             for copy in wanted

@@ -362,7 +362,7 @@ class Owner:
         if not desk.ours:
             self._lose()
         self.pause("map")
-        for store in sorted(desk.silent):
+        for store in sorted(desk.stuck):
             desk.lost(store)  # the drain would wait for it once more
 
     def _take_note(self, newer: VolumeMap) -> None:

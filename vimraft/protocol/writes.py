@@ -105,6 +105,9 @@ class Write:
         desk, kind, fua, data = self._desk, self.kind, self.fua, self.data
         first, end = self.first, self.end
         asks: list[Ask] = []
+        if desk.stuck:
+            wanted, others = desk.helpful(wanted)
+            self._failed.update(copy.name for copy in others)
         for copy in wanted:
             name, parts = copy.name, copy.split(first, end)
             self._asked[name] = len(parts)

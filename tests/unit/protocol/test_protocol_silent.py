@@ -1,5 +1,6 @@
 """A store that does not answer in time: its copy leaves the in-sync set at once, not after three timeouts."""
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -53,11 +54,11 @@ def test_what_was_sent_to_it_meanwhile_does_not_hold_up_the_drain() -> None:
 
 def test_one_that_answered_since_is_drained() -> None:
     world = world_with_a_record()
-    world.stores[ROME].how = still("write")
+    world.stores[ROME].how = still("write", "zero")
     world.write(7)
     world.wait(TIMEOUT_S + 0.1)
-    world.stores[ROME].how = still("zero")
-    world.write(8, first=1 << 20)
+    late = world.stores[ROME].seen[-1].number
+    world.run(world.owner.answer(ROME, Answer(late, "done", "b1"), world.now))
     zero = world.ask("zero", 2 << 20, 3 << 20)
     world.renew()
     world.apply(after(two(), B="stale"))
@@ -180,3 +181,35 @@ def test_a_read_goes_to_another_copy() -> None:
     world.run(world.owner.leases_changed({}, world.now))
     assert world.how(read) == "done"
     assert world.stores[ROME].kinds() == ["read"]
+
+
+def test_maps_that_come_one_after_the_other_do_not_make_it_wait_for_longer() -> None:
+    """Another copy comes and goes; each map is news that the store does not get."""
+    world = world_with_a_record()
+    behind = Behind(world, patience_s=6)
+    first, newest = world.write(7), two()
+    for _ in range(3):
+        behind.wait(6)
+        newest = after(newest)
+        world.renew()
+        world.apply(newest)
+    assert world.owner.desk.map.epoch == newest.epoch, "no drain waits for it"
+    world.wait(0.5)
+    assert RETIRED in [msgspec.structs.replace(one.command, epoch=5) for one in world.proposed]
+    second = world.write(8, first=1 << 20)
+    world.renew()
+    world.apply(after(newest, B="stale"))
+    assert [world.how(first), world.how(second)] == ["done", "done"]
+
+
+def test_a_slow_flush_says_nothing_of_writes() -> None:
+    world = world_with_a_record()
+    world.stores[ROME].how = still("flush")
+    world.ask("flush")
+    world.wait(TIMEOUT_S - 1)
+    world.stores[ROME].how = still("flush", "write")
+    write = world.write(7)
+    world.stores[ROME].how = lambda request: "done"
+    world.wait(2)
+    assert world.how(write) == "done"
+    assert world.proposed == []
