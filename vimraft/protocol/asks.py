@@ -14,8 +14,9 @@ AskKind = Literal[
 ]  # fmt: skip
 READS = frozenset(("read", "checksum"))
 """Kinds that change nothing at a backend."""
-SLOW = frozenset(("flush", "checksum", "mend"))
-"""Kinds with which a disk may be busy for long: that says nothing of the store."""
+SLOW = frozenset(("flush", "checksum"))
+"""Kinds with which a disk may be busy for long, and which may happen at any time: that one of them has no
+answer says nothing of the store, nor of what else was asked."""
 How = Literal["done", "failed", "away", "older", "busy", "full", "lost", "silent", "unsupported"]
 """`done`. `failed`: by the backend. `away`: the store lives in another boot than the tables say, has no such
 copy, or cannot keep its record; that may change. `older`: the store knows a newer epoch or session, or its

@@ -185,7 +185,9 @@ class Desk:
             if ask.deadline_ns > self.now_ns:
                 break
             late_ns = self.now_ns - ask.deadline_ns
-            if ask.kind in SLOW or late_ns * STOOD_STILL_PART >= self.limits.store_timeout_ns:
+            if ask.kind in SLOW:
+                self.answered(ask.store, Answer(ask.number, "lost"))
+            elif late_ns * STOOD_STILL_PART >= self.limits.store_timeout_ns:
                 self.lost(ask.store)
             else:
                 self.stuck.add(ask.store)

@@ -207,9 +207,18 @@ def test_a_slow_flush_says_nothing_of_writes() -> None:
     world.stores[ROME].how = still("flush")
     world.ask("flush")
     world.wait(TIMEOUT_S - 1)
-    world.stores[ROME].how = still("flush", "write")
-    write = world.write(7)
-    world.stores[ROME].how = lambda request: "done"
+    first = world.write(7)
     world.wait(2)
-    assert world.how(write) == "done"
+    second = world.write(8)
+    assert [world.how(first), world.how(second)] == ["done", "done"]
     assert world.proposed == []
+
+
+def test_a_flush_that_is_overdue_first_does_not_excuse_a_store_that_stands_still() -> None:
+    world = world_with_a_record()
+    world.stores[ROME].how = still()
+    world.ask("flush")
+    world.wait(0.1)
+    world.write(7)
+    world.wait(TIMEOUT_S + 0.1)
+    assert [one.command for one in world.proposed] == [RETIRED]

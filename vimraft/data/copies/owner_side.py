@@ -23,7 +23,7 @@ from vimraft.data.copies.links import Place
 from vimraft.data.copies.shell import LocalStore, Shell
 from vimraft.data.copies.workers import boottime_ns
 from vimraft.data.errors import PeerLost
-from vimraft.protocol.asks import Answer
+from vimraft.protocol.asks import SLOW, Answer
 from vimraft.protocol.desk import Leases, Limits
 from vimraft.protocol.lease import SoleHolderRight
 from vimraft.protocol.losses import LossMark
@@ -155,7 +155,7 @@ class OwnerSide:
             lost = self._land(flights, answers, waiter) if flights else ()
             effects = self._answered(answers) if answers else []
             for flight in lost:
-                effects += self._store_lost(flight.store, flight.request.session)
+                effects += self._lost_there(flight.store, flight.request)
         # It is answered; what else its events have brought (a write that waited for its range) is not.
         if answers:
             self._event(lambda: self._answered(answers))
@@ -171,7 +171,7 @@ class OwnerSide:
             try:
                 return links.begin(link, request, self._timeout_s)
             except PeerLost:
-                self._event(lambda: self._store_lost(send.store, request.session))
+                self._event(lambda: self._lost_there(send.store, request))
                 return None
         self._perform(send)
         return None
@@ -238,6 +238,12 @@ class OwnerSide:
             for store, answer in answers:
                 owner.desk.answered(store, answer)
             return owner.end()
+
+    def _lost_there(self, store: ManagerName, request: StoreRequest) -> list[Effect]:
+        """Its connection ended, or it took too long."""
+        if request.kind in SLOW:
+            return self._answered([(store, Answer(request.number, "lost"))])
+        return self._store_lost(store, request.session)
 
     def _store_lost(self, store: ManagerName, session: int) -> list[Effect]:
         with self.lock:
@@ -342,7 +348,7 @@ class OwnerSide:
             answer = self.shell.links.ask(send.store, self._session(request), request, timeout_s)
         except PeerLost as lost:
             self._log_lost(send.store, lost)
-            self._event(lambda: self._store_lost(send.store, request.session))
+            self._event(lambda: self._lost_there(send.store, request))
             return
         self._event(lambda: self._answered([(send.store, answer)]))
 
@@ -351,7 +357,7 @@ class OwnerSide:
             answer = self.shell.links.finish(flight)
         except PeerLost as lost:
             self._log_lost(flight.store, lost)
-            self._event(lambda: self._store_lost(flight.store, flight.request.session))
+            self._event(lambda: self._lost_there(flight.store, flight.request))
             return
         self._event(lambda: self._answered([(flight.store, answer)]))
 
