@@ -32,7 +32,7 @@ CAUGHT = {
     "tag_when_cleared": 5,
     "intent_before_data": 139,
     "owner_only_clearing": 106,
-    "returning_own_regions": 56,
+    "returning_own_regions": 216,
     "equalise_after_eio": 16,
     "doubt_after_failed_flush": 71,
     "equalise_at_takeover": 152,
