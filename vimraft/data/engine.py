@@ -54,6 +54,8 @@ from vimraft.data.volume import FORWARD, SEGMENTS, Plan, make_plan, same_volume
 
 FIRST_MAP_S = 10.0
 """How long a client that comes before the first map waits for it."""
+NEWS_S = 1.0
+"""How long whoever opens a volume that is not known waits for it."""
 FAR_PEER_S = 1.0
 """How long the description of an owner's export waits for its stores."""
 CHANGE = -1
@@ -118,6 +120,7 @@ class Plane:
         )
         self.store_exports = StoreExports(self.turns)
         self._first_map = threading.Event()
+        self._news = threading.Condition()
 
     # --- changes --------------------------------------------------------------------------------
     def install(self, update: MapUpdate) -> int:
@@ -148,6 +151,8 @@ class Plane:
             for slot in retired:
                 self._reals.retire(slot)
             self.installed_index = update.index
+            with self._news:
+                self._news.notify_all()
             if not self._first_map.is_set():
                 self._first_map.set()
                 for message in self._boot():
@@ -339,15 +344,21 @@ class Plane:
             return self.store_exports.open(name, self._peers), None
         if name.startswith("."):
             return self._open_for_peer(parse_peer_export(name))
-        gate = self._volumes.get(name)
-        if gate is None or self.role == "store":
+        gate = self._gate_of(name) if self.role == "export" else None
+        if gate is None:
             raise OpenError(f"no virtual volume is called {name[:200]!r}; see `vimraft vol list`")
         return self._client_class(gate, self.links, self), None
+
+    def _gate_of(self, volume: str) -> VolumeGate | None:
+        """It may have been built at another site just now: tables that have it are on their way then."""
+        with self._news:
+            self._news.wait_for(lambda: volume in self._volumes, NEWS_S)
+        return self._volumes.get(volume)
 
     def _open_for_peer(self, name: PeerExport) -> tuple[Handle, PeerExport]:
         if name.kind != (FORWARD if self.role == "export" else SEGMENTS):
             raise OpenError(f"{name.kind} is not served by the {self.role}")
-        gate = self._volumes.get(name.volume)
+        gate = self._gate_of(name.volume)
         if gate is None:
             raise OpenError(f"no virtual volume is called {name.volume[:200]!r} here")
         deadline = time.monotonic() + self._io_timeout_s

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import time
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,21 @@ def failure(action: object, *args: object) -> int:
     with pytest.raises(IoError) as raised:
         action(*args)
     return raised.value.number
+
+
+def test_who_opens_a_volume_that_was_built_elsewhere_just_now_waits_for_its_tables() -> None:
+    site = FakeSite()
+    site.install()
+    opener, opened = in_thread(lambda: site.plane.open("v"))
+    assert opener.is_alive()
+    site.install(simple_volume(8))
+    opener.join(5)
+    ((handle, _),) = cast(list[tuple[Handle, None]], opened)
+    assert read(handle) == bytes(SECTOR)
+    began = time.monotonic()
+    with pytest.raises(OpenError, match="no virtual volume is called 'w'"):
+        site.plane.open("w")
+    assert 0.9 < time.monotonic() - began < 5
 
 
 def test_a_request_beyond_the_end_or_off_the_grid_is_invalid() -> None:
