@@ -331,7 +331,8 @@ def _cluster(directory: Path | None, *, discard: bool) -> Iterator[Cluster]:
     cluster = Cluster(directory or OWN_DIRECTORY)
     if records := Records(cluster.directory).all():
         raise DrillError(
-            f"{records[0].title} is in force in {cluster.directory}; deploy/faults/list --heal-all first"
+            f"{records[0].title} is in force in {cluster.directory}: heal it first, "
+            f"with deploy/faults/list --dir {cluster.directory} --heal-all"
         )
     left = [volume["name"] for volume in cluster.status()["volumes"] if volume["name"].startswith(PREFIX)]
     if discard:
