@@ -13,6 +13,7 @@ from tests.plane import CLUSTER_ID, MIB, eventually
 from tests.plane_fakes import FakeBackend, in_thread
 from vimraft.core.ids import LABEL_BYTES, ManagerName
 from vimraft.data.backends.nbd_pool import NoAnswer
+from vimraft.data.copies import store_turns
 from vimraft.data.copies.record_file import Disk, RecordBusy, open_record
 from vimraft.data.copies.store_side import StoreSide, Tools
 from vimraft.data.copies.store_turns import StoreTurns
@@ -326,10 +327,11 @@ class Two:
 
     def __init__(self, directory: Path) -> None:
         self.bench = Bench(directory / "unused")
+        self.told: list[str] = []
         make = {
             role: StoreTurns(
                 role, "b", BOOT, directory / "copies", real_of=self.bench.slots.__getitem__,
-                watch=self.bench, log=lambda _event, **_fields: None,
+                watch=self.bench, log=lambda event, **_fields: self.told.append(event),
             )
             for role in ("export", "store")
         }  # fmt: skip
@@ -386,6 +388,20 @@ def test_what_came_too_early_is_told_so_in_the_end(tmp_path: Path) -> None:
     assert owner.answers[number].result == NewerEpoch(0)
     held.close()
     eventually(lambda: _open(two.store), "it is its turn")
+
+
+def test_a_turn_that_waits_for_long_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_turns, "LONG_S", 0.02)
+    two = Two(tmp_path)
+    held = open_record(tmp_path / "copies", "v", ("A", "B"))
+    two.install(two.store, copied_map("b"))
+    eventually(lambda: "copies.turn_waits" in two.told, "it is told")
+    owner = Asker(two.store.volume("v").ask)
+    number = owner.send("seal", copy="")
+    eventually(lambda: number in owner.answers, "an answer, many looks later")
+    held.close()
+    eventually(lambda: _open(two.store), "it is its turn")
+    assert two.told == ["copies.turn_waits", "copies.store_opened"]
 
 
 def test_a_failed_flush_of_a_real_volume_is_known_to_the_next_process(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ EARLY_S = 2.0
 MAX_EARLY = 256
 TROUBLE_S = 2.0
 """Before a record that could not be used is tried again."""
+LONG_S = 5.0
+"""A turn that takes so long to begin or to end is told in the log."""
 
 
 class VolumeStore:
@@ -73,6 +75,9 @@ class VolumeStore:
         """The record failed: begin anew."""
         self.problem = ""
         """Why there is no store although it is our turn."""
+        self.waits_since = 0.0
+        """time.monotonic() since which a turn waits for its beginning or its end; 0: none does, or it has
+        been told."""
 
     def ask(self, session: Session, request: StoreRequest, done: Done) -> None:
         """`done` is called once: before this returns, or later from another thread."""
@@ -257,7 +262,7 @@ class StoreTurns:
     def _look(self, volume: VolumeStore) -> None:
         """Under its lock: begin what is to be done, unless somebody is at it."""
         if not (volume.working or self._ending) and (self._to_open(volume) or self._to_close(volume)):
-            volume.working = True
+            volume.working, volume.waits_since = True, time.monotonic()
             self._openers.submit(lambda: self._work(volume, RETRY_FIRST_S))
 
     @staticmethod
@@ -294,6 +299,7 @@ class StoreTurns:
             assert side is not None
             side.stop()
             if not side.over:
+                self._tell_long(volume, "requests under way here have not ended")
                 return pause_s
             with volume.changed:
                 failed, volume.side, volume.restart = volume.restart and bool(volume.problem), None, False
@@ -306,6 +312,7 @@ class StoreTurns:
         try:
             record = self._open(volume.volume, wanted[0])
         except RecordBusy:
+            self._tell_long(volume, "the other process of this host has not given its record up")
             return pause_s
         except (RecordError, OSError) as error:
             if str(error) != volume.problem:
@@ -314,6 +321,12 @@ class StoreTurns:
             return TROUBLE_S
         self._begin(volume, record)
         return None
+
+    def _tell_long(self, volume: VolumeStore, why: str) -> None:
+        """Once for each turn."""
+        if volume.waits_since and time.monotonic() - volume.waits_since >= LONG_S:
+            volume.waits_since = 0.0
+            self._log("copies.turn_waits", volume=volume.volume, why=why)
 
     def _open(self, name: str, copies: CopiesMap) -> RecordFile:
         return open_record(self._directory, name, [str(copy.name) for copy in copies.map.copies])
