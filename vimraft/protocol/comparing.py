@@ -319,7 +319,7 @@ class RegionCheck:
         are away find it in the records as written now."""
         desk = self._desk
         for copy in desk.newest.syncing:
-            desk.missing.setdefault(copy.name, set()).add(self._region)
+            desk.misses(copy.name).add(self._region)
         away = desk.record and any(copy.state == "stale" for copy in desk.newest.copies)
         stores = dict.fromkeys(store for copy in desk.map.in_sync for store in copy.stores) if away else ()
         if not stores:

@@ -28,6 +28,7 @@ from vimraft.protocol.owner_effects import (
 )
 from vimraft.protocol.pace import PaceLimits
 from vimraft.protocol.ranges import RangeLock
+from vimraft.protocol.region_set import RegionSet
 from vimraft.protocol.regions import MAX_ACTIVE
 from vimraft.protocol.rules import Rules
 from vimraft.protocol.tracker import Tracker
@@ -112,7 +113,7 @@ class Desk:
         """Id of the write-intent records of the in-sync copies; "" until stores have told it."""
         self.ranges = RangeLock(shared_reads=rules.shared_read_lock)
         self.tracker = Tracker()
-        self.missing: dict[LocalName, set[int]] = {}
+        self.missing: dict[LocalName, RegionSet] = {}
         """Regions that a syncing copy does not have in step yet."""
         self.in_flight = 0
         """Requests with something under way at stores: a drain waits for them. Parked ones do not count."""
@@ -275,6 +276,10 @@ class Desk:
         for ask in [ask for ask in self._asks.values() if ask.store == store and ask.session <= session]:
             if self._asks.pop(ask.number, None) is not None:
                 ask.op.answered(ask, Answer(ask.number, how))
+
+    def misses(self, name: LocalName) -> RegionSet:
+        """To be added to."""
+        return self.missing.setdefault(name, RegionSet())
 
     # --- acknowledging --------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class FlushRound:
     def _note_syncing(self, name: LocalName) -> None:
         """It lost what it could not flush, also when nobody waited for that: it gets it again."""
         if any(copy.name == name for copy in self._desk.newest.syncing):
-            self._desk.missing.setdefault(name, set()).update(self._desk.tracker.active)
+            self._desk.misses(name).update(self._desk.tracker.active)
 
     def _settle_done(self) -> None:
         desk = self._desk
@@ -264,7 +264,7 @@ class Clearing:
         self._regions, self._failed = regions, False
         asks = []
         for copy in desk.map.targets:
-            keep = desk.missing.get(copy.name, set()) if copy.state == "syncing" else set()
+            keep = desk.missing.get(copy.name, ()) if copy.state == "syncing" else ()
             some = tuple(number for number in regions if number not in keep)
             asks += [
                 Ask("clear", store, copy.name, 0, 0, self, regions=some) for store in copy.stores if some

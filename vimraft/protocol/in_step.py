@@ -110,7 +110,7 @@ class Kept:
 
     def _tell(self) -> None:
         desk = self._desk
-        missing = desk.missing.get(self._name, set())
+        missing = desk.missing.get(self._name, ())
         self._batch = [region for region in self._batch if region not in missing]
         copy = desk.map.copy(self._name)
         if self._batch and copy is not None:

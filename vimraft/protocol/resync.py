@@ -30,6 +30,7 @@ from vimraft.protocol.maps import REGION_BYTES, Copy, regions_of
 from vimraft.protocol.owner import Owner
 from vimraft.protocol.owner_effects import Command, Decision, Effect
 from vimraft.protocol.pacing import Pacing
+from vimraft.protocol.region_set import RegionSet
 from vimraft.protocol.writes import End
 
 MAX_PARALLEL = 4
@@ -65,7 +66,7 @@ class Resync:
         self.why = ""
         """It failed."""
         self._kept = Kept(owner.desk, name, lambda: self._fail("the copy could not flush"))
-        self._own_active: set[int] = set()
+        self._own_active = RegionSet()
         self._boots: dict[ManagerName, str] = {}
         self._missed: set[int] = set()
         self._asking = 0
@@ -75,8 +76,10 @@ class Resync:
         self._proposed_epoch = 0
         self._lossy_epoch = owner.desk.newest.lossy_epoch
         self._running: dict[int, int] = {}
-        self._queue: list[int] = []
-        """Regions to copy; the next one is the last."""
+        self._first: list[int] = []
+        """Regions to copy before others; the next one is the last."""
+        self._at = 0
+        """Those from here on come then."""
         self._pacing = Pacing(owner, self._paced)
         self._failures = 0
         self._no_room = False
@@ -244,29 +247,35 @@ class Resync:
         copy, desk = self._copy, self._desk
         if copy is None:
             return
+        wanted = RegionSet()
         if self.full:
-            wanted = {region for part in copy.parts for region in regions_of(part.first, part.end)}
+            for part in copy.parts:
+                wanted.add_all(regions_of(part.first, part.end))
         else:
-            wanted = set(self._missed)
+            wanted.update(self._missed)
             if desk.rules.returning_own_regions:
-                wanted |= self._own_active
+                wanted.update(self._own_active)
         self.phase = "comparing"
         self._kept.ask(copy, self._source, lambda found: self._know_in_step(wanted, found))
 
-    def _know_in_step(self, wanted: set[int], found: set[int] | None) -> None:
+    def _know_in_step(self, wanted: RegionSet, found: set[int] | None) -> None:
         """What an attempt before this one has brought into step need not be copied again."""
-        desk = self._desk
         if self.phase != "comparing":
             return
         if found is None:
             self._fail("a store did not say what is in step")
             return
-        in_step = (found & wanted) - self._own_active
-        if not in_step:
+        all_wanted = len(wanted)
+        for region in found:
+            if region not in self._own_active:
+                wanted.discard(region)
+        if len(wanted) == all_wanted:
             self._kept.begin()
-        missing = desk.missing.setdefault(self.name, set())
-        missing |= wanted - in_step
+        missing = self._desk.missing.setdefault(self.name, wanted)
+        if missing is not wanted:  # writes have been there before
+            missing.update(wanted)
         self._total = len(missing)
+        self._next_round(missing)
         self.phase = "copying"
         self._go_on()
 
@@ -279,12 +288,12 @@ class Resync:
         if self._no_room:
             self._look_for_room(copy)
             return
-        missing = desk.missing.get(self.name, set())
+        missing = desk.missing.get(self.name, RegionSet())
         while len(self._running) < MAX_PARALLEL:
             region = self._next(missing)
             if region is None or not desk.room_for(range(region, region + 1)) or not self._pacing.may_begin():
                 break
-            self._queue.pop()
+            self._take(region)
             if not self._copy_region(region):
                 break
         if missing or self._running or self._owner.rewriting.busy or self.phase != "copying":
@@ -297,20 +306,41 @@ class Resync:
         may be others than at the beginning."""
         if not self._running and self._pacing.may_begin():
             self._own_active.clear()
-            self._queue.clear()
+            self._first.clear()
+            self._at = self._desk.map.regions
             self._ask_all("seal", copy)
 
-    def _next(self, missing: set[int]) -> int | None:
-        """Those that are active at its stores first: they need no room, and leave some when flushed. What
-        failed comes again when all others had their turn."""
-        queue = self._queue
-        while queue and (queue[-1] not in missing or queue[-1] in self._running):
-            queue.pop()
-        if not queue:
-            left = missing - self._running.keys()
-            own = left & self._own_active
-            queue += sorted(left - own, reverse=True) + sorted(own, reverse=True)
-        return queue[-1] if queue else None
+    def _next(self, missing: RegionSet) -> int | None:
+        """What failed comes again when all others had their turn."""
+        found = self._next_of_round(missing)
+        if found is None and len(missing) > len(self._running):
+            self._next_round(missing)
+            found = self._next_of_round(missing)
+        return found
+
+    def _next_round(self, missing: RegionSet) -> None:
+        """Those that are active at its stores first: they need no room, and leave some when flushed."""
+        few, many = sorted((missing, self._own_active), key=len)
+        self._first = [region for region in few if region in many]
+        self._first.reverse()
+        self._at = 0
+
+    def _next_of_round(self, missing: RegionSet) -> int | None:
+        first = self._first
+        while first and (first[-1] not in missing or first[-1] in self._running):
+            first.pop()
+        if first:
+            return first[-1]
+        region = missing.after(self._at)
+        while region is not None and region in self._running:
+            region = missing.after(region + 1)
+        return region
+
+    def _take(self, region: int) -> None:
+        if self._first:
+            self._first.pop()
+        else:
+            self._at = region + 1
 
     def _paced(self) -> None:
         if self.phase == "copying":
@@ -353,7 +383,7 @@ class Resync:
             self._failures = 0
             self._own_active.add(region)
             self._copied_bytes += length
-            desk.missing.get(self.name, set()).discard(region)
+            desk.missing.get(self.name, RegionSet()).discard(region)
             self._kept.copied(region)
         elif desk.room_wanted:
             self._no_room = True

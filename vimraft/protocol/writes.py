@@ -99,7 +99,7 @@ class Write:
         would make them active there, for as long as it takes until their turn comes: there is no room for
         so many."""
         missing = self._desk.missing.get(copy.name)
-        return missing is not None and missing.issuperset(regions_of(self.first, self.end))
+        return missing is not None and missing.covers(regions_of(self.first, self.end))
 
     def _send_to(self, wanted: Iterable[Copy]) -> None:
         desk, kind, fua, data = self._desk, self.kind, self.fua, self.data
@@ -196,7 +196,7 @@ class Write:
         """A syncing copy that missed it has that region to get again; nobody waits for it."""
         for copy in self._desk.newest.syncing:
             if copy.name not in self._ok and (self._only is None or copy.name in self._only):
-                self._desk.missing.setdefault(copy.name, set()).update(regions_of(self.first, self.end))
+                self._desk.misses(copy.name).add_all(regions_of(self.first, self.end))
 
     def _retry_later(self) -> None:
         if self._timer is None:

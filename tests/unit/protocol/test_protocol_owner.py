@@ -296,7 +296,7 @@ def test_a_syncing_copy_is_written_and_does_not_count() -> None:
     assert world.bytes_at(ROME, B) == 7
     world.stores[ROME].how = failing("write")
     assert world.how(world.write(8, 3 * REGION_BYTES)) == "done"
-    assert world.owner.desk.missing[B] == {3}, "it has to get that region again"
+    assert set(world.owner.desk.missing[B]) == {3}, "it has to get that region again"
 
 
 def test_writes_that_meet_go_one_after_the_other_and_a_read_never_sees_half() -> None:
@@ -420,4 +420,4 @@ def test_nobody_waits_for_a_syncing_copy_but_the_next_write_there() -> None:
     assert world.how(world.ask("flush")) == "done"
     world.run(world.owner.store_lost(ROME, world.now))
     assert world.how(second) == "done"
-    assert world.owner.desk.missing[B] == {0}
+    assert set(world.owner.desk.missing[B]) == {0}

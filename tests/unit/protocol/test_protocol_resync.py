@@ -1,5 +1,8 @@
 """Resync: what a copy gets that was away, and when it counts again."""
 
+import resource
+import time
+
 import msgspec
 import pytest
 
@@ -19,7 +22,7 @@ from tests.unit.protocol.owner_world import (
     two,
 )
 from vimraft.core.commands import BeginResync, MoveSegments, Promote, Retire
-from vimraft.protocol.maps import REGION_BYTES, Copy, VolumeMap
+from vimraft.protocol.maps import REGION_BYTES, Copy, Part, VolumeMap
 from vimraft.protocol.owner_effects import StoreRequest
 from vimraft.protocol.resync import Resync
 from vimraft.protocol.rules import Rules
@@ -452,3 +455,18 @@ def test_what_it_asked_before_the_loss_does_not_count_either(kind: str) -> None:
     assert kept
     assert resync.phase == "failed"
     assert not [one for one in world.proposed if isinstance(one.command, Promote)]
+
+
+def test_a_full_copy_of_a_very_large_volume_holds_nothing_up() -> None:
+    """No event may take long, since I/O waits meanwhile."""
+    size = 10 << 40
+    parts = (Copy(A, "in_sync", (Part(0, size, PARIS),)), Copy(B, "stale", (Part(0, size, ROME),)))
+    world = World(VolumeMap(two().volume, 10, 5, PARIS, size, parts))
+    world.stores[PARIS].how = lambda request: "silent" if request.kind == "read" else "done"
+    resync = Resync(world.owner, B)
+    began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    go(world, resync)
+    assert resync.progress.left == size // REGION_BYTES
+    assert [one.kind for one in world.stores[PARIS].seen].count("read") == 4
+    assert time.process_time() - began < 1, "20 s with a Python object for each region"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10, "KiB"
