@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -388,6 +388,26 @@ def test_what_came_too_early_is_told_so_in_the_end(tmp_path: Path) -> None:
     assert owner.answers[number].result == NewerEpoch(0)
     held.close()
     eventually(lambda: _open(two.store), "it is its turn")
+
+
+def test_a_turn_that_ends_and_begins_again_at_once_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes on after a pause gets many maps in one moment."""
+    two = Two(tmp_path)
+    two.install(two.store, copied_map("b"))
+    eventually(lambda: _open(two.store), "it is its turn")
+    with monkeypatch.context() as busy:
+        todo: list[Callable[[], None]] = []
+        busy.setattr(two.store._openers, "submit", todo.append)
+        two.install(two.store, None)
+        two.install(two.store, copied_map("b", epoch=2))
+    for work in todo:
+        work()
+    eventually(lambda: two.told.count("copies.store_opened") == 2, "a new life")
+    owner = Asker(two.store.volume("v").ask)
+    owner.epoch = 2
+    assert owner.write(0, b"x" * KIB4) == Done()
 
 
 def test_a_turn_that_waits_for_long_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

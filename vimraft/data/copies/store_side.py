@@ -247,6 +247,10 @@ class StoreSide:
         self._perform(effects, tables, here=False)
 
     @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    @property
     def over(self) -> bool:
         """Stopped, and nothing is under way in backends or on its way to the record."""
         with self._lock:

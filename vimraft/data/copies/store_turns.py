@@ -221,7 +221,7 @@ class StoreTurns:
             volume.changed.notify_all()
             side = volume.side
             if side is not None:
-                if copies is None or volume.restart:
+                if copies is None or volume.restart or side.stopped:
                     side.stop()
                 else:
                     side.applied(copies, index)
@@ -271,7 +271,9 @@ class StoreTurns:
 
     @staticmethod
     def _to_close(volume: VolumeStore) -> bool:
-        return volume.side is not None and (volume.wanted is None or volume.restart)
+        """A side that was stopped serves no more, also when the turn has come back meanwhile."""
+        side = volume.side
+        return side is not None and (volume.wanted is None or volume.restart or side.stopped)
 
     def _work(self, volume: VolumeStore, pause_s: float) -> None:
         """One step; what has to wait is looked at again after a pause."""
