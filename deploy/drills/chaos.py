@@ -83,6 +83,8 @@ class Chaos:
                 self._round()
         finally:
             self._valve.end()
+            with contextlib.suppress(DrillError):  # it is tried again, and told, at the end
+                heal(self._cluster)  # of a run that is cut off: clients wait for it
             for client in self._clients():
                 client.join(QUIET_S)
             self._sum_up()
