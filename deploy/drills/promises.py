@@ -4,6 +4,8 @@ May live here: what each fault touches, and the questions of chaos about it; no 
 - I/O of which nothing is touched goes on (INV-7): a fault at a site is not felt by a client elsewhere whose
   volume lies elsewhere; faults of managers are not felt at all by a volume that lies at its owner's site
   alone. (What lies at other sites too is served under a lease, which a manager renews through the log.)
+  Two faults may meet: a manager that starts begins a new epoch of what it owns, and a site that cannot hear
+  of it meanwhile holds the I/O of its clients.
 - I/O that is touched waits. It fails only when a disk says so, or after `io_timeout`; with several copies
   only when every copy is hit.
 - A volume with several copies goes on elsewhere when one site is down: after the time that a takeover, or
@@ -29,6 +31,7 @@ TIMEOUT_SHARE = 0.7
 """Of `io_timeout`: what lasted longer may have failed I/O."""
 
 MANAGERS = {"kill-manager", "pause-manager", "kill-leader", "clock-jump"}
+RESTARTED = MANAGERS - {"pause-manager"}
 LINKS = {"partition", "slow-link"}
 EXPORTS = {"kill-export", "pause-export"}
 STORES = {"kill-store", "pause-store"}
@@ -55,7 +58,15 @@ def touched(faults: list[FaultRun], volume: Volume, through: str, sites: int) ->
     leased = volume.sites != {volume.owner}
     if leased and 2 * len({fault.site for fault in faults if fault.fault in MAY_COST_QUORUM}) > sites - 1:
         return faults  # a majority may be missing, and leases run out
+    renewed = any(fault.fault in RESTARTED and fault.site == volume.owner for fault in faults)
+    if renewed and through != volume.owner and any(_deafens(fault, through) for fault in faults):
+        return faults
     return [fault for fault in faults if _touches(fault, volume, through, leased=leased)]
+
+
+def _deafens(fault: FaultRun, through: str) -> bool:
+    """The manager of that site may not hear of new epochs (a cut link may be the one to the leader)."""
+    return fault.fault in MANAGERS | LINKS and through in (fault.site, fault.options.get("peer"))
 
 
 def _touches(fault: FaultRun, volume: Volume, through: str, *, leased: bool) -> bool:

@@ -140,6 +140,28 @@ def test_the_owners_export_may_die(cluster: Cluster) -> None:
     assert disk(cluster, "tokyo") == disk(cluster, "osaka")
 
 
+def test_a_store_that_stands_still_is_done_without_and_comes_back(cluster: Cluster) -> None:
+    """Its manager and its export live on."""
+    writer = Writer(cluster, "tokyo")
+    writer.wait_for_more()
+    pid = cluster["osaka"].plane_pid("store")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        writer.wait_for_more()
+        wait_for(lambda: states(cluster)["osaka"] == "stale", 5, "its copy was retired")
+        writer.wait_for_more()
+        writer.stop()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert writer.longest_s < 9, "5 s, and what two processors take for the rest"
+    wait_for(lambda: in_step(cluster), 60, "both copies are in step")
+    handle = attach(cluster, "tokyo")
+    handle.flush()
+    writer.check(handle)
+    assert disk(cluster, "tokyo") == disk(cluster, "osaka")
+
+
 def test_an_export_that_stands_still_loses_its_volumes_and_reads_nothing_old(cluster: Cluster) -> None:
     """Its manager lives on."""
     writer, reader = Writer(cluster, "nagoya"), attach(cluster, "tokyo")

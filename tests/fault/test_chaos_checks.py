@@ -127,6 +127,17 @@ def test_what_lies_at_two_sites_needs_its_owners_manager_and_a_majority() -> Non
     assert touched([fault("kill-manager", "nagoya"), fault("kill-leader", "osaka")], spanning, "tokyo", 3)
 
 
+def test_a_site_that_cannot_hear_of_a_new_epoch_waits_for_it() -> None:
+    restarted = fault("clock-jump", "tokyo")
+    cut = fault("partition", "osaka", peer="nagoya")
+    assert touched([restarted, cut], one("alone"), "osaka", 3)
+    assert touched([restarted, cut], one("alone"), "nagoya", 3)
+    assert touched([restarted, fault("kill-manager", "osaka")], one("alone"), "osaka", 3)
+    assert not touched([restarted, cut], one("alone"), "tokyo", 3)
+    assert not touched([restarted, fault("kill-manager", "nagoya")], one("alone"), "osaka", 3)
+    assert not touched([fault("pause-manager", "tokyo"), cut], one("alone"), "osaka", 3)
+
+
 def test_io_may_fail_only_with_its_disk_or_after_the_timeout() -> None:
     volume = one("alone")
     assert may_fail([fault("disk-error", "tokyo", real="tokyo:1")], volume, TIMEOUT_S)

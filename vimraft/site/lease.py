@@ -3,9 +3,10 @@
 Counted on CLOCK_BOOTTIME from before the *first* proposal of a stamp: a retry does not restart the count,
 and a new incarnation starts with none. The deadline goes down the feed; the export enforces it itself.
 
-A renewal also tells which tables are installed here, and owners wait for that before they acknowledge or
-serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is
-due.
+A renewal also tells which tables the export has installed, and owners wait for that before they acknowledge
+or serve in a new epoch of a volume. So one goes out as soon as such tables are installed, not only when it is
+due. (The store process does not count: it serves nobody but owners, who say by which epoch they ask. One that
+stands still keeps its lease, and nobody would ever go on.)
 
 An export that stands still, or is gone, gets no renewal: others take its volumes over when the lease is out.
 """
@@ -36,7 +37,7 @@ def boottime_ns() -> int:
 
 class LeaseKeeper(WokenWorker):
     """`life` numbers the life of the export that may hold a lease; 0: none may now (its volumes are not
-    reopened, or it says nothing). `installed_index` is what export and store serve; `granted(deadline_ns,
+    reopened, or it says nothing). `installed_index` is what it serves; `granted(deadline_ns,
     index)` gets each extension, which the tables of that index have: it counts for nobody who goes by older
     ones."""
 

@@ -103,7 +103,7 @@ class SiteManager(
             config.manager,
             incarnation,
             life=lambda: self._life if self._able() and self.copies_part.may_own() else 0,
-            installed_index=self.site.installed_index,
+            installed_index=lambda: feeders["export"].installed_index,
             granted=feeders["export"].grant_lease,
         )
         self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._able)

@@ -204,7 +204,7 @@ class Manager(Process):
             if isinstance(outcome, Applied) and export.life == life:
                 self.world.after(FEED_S, export.run, life, export.granted, stamp, outcome.index)
 
-        index = min(export.installed_index, host.store.installed_index)
+        index = export.installed_index
         self.propose(RenewLease(self.me, stamp.incarnation, stamp.counter, index), decided, tries=1)
 
     def reopen(self, life: int, incarnation: str) -> None:

@@ -61,12 +61,6 @@ class StoreProcess(Process):
         self.host.media.process_ends()
         self.host.records.ends(lambda key: key[0] == "record")
 
-    @property
-    def installed_index(self) -> int:
-        if not self.up or self._state is None:
-            return self.host.manager.state.index
-        return self._state.index
-
     # --- maps -----------------------------------------------------------------------------------------
 
     def take(self, states: list[State]) -> None:

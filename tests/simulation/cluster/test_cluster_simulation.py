@@ -37,7 +37,7 @@ CAUGHT = {
     "doubt_after_failed_flush": 71,
     "equalise_at_takeover": 152,
     "durable_seal_floor": 58,
-    "retire_needs_complete_replica": 12,
+    "retire_needs_complete_replica": 23,
     "durable_sole_holder_mark": 9,
     "losses_in_tables": 20,
     "rewrite_after_failed_flush": 9,
