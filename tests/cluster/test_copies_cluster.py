@@ -40,9 +40,13 @@ def attach(cluster: Cluster, site: str) -> nbd.NBD:
 
 
 def states(cluster: Cluster) -> dict[str, str]:
-    """Of the copies, by site."""
+    """Of the copies, by site; nothing, while the manager that is asked says that its tables may be old (it
+    may have been started just now)."""
     with cluster.client() as client:
-        volume = client.volume("v").volume
+        status = client.status()
+    if not status.as_of.quorum:
+        return {}
+    (volume,) = [one for one in status.volumes if one.name == "v"]
     return {replica.sites[0]: replica.state for replica in volume.replicas}
 
 
@@ -149,7 +153,7 @@ def test_a_store_that_stands_still_is_done_without_and_comes_back(cluster: Clust
     os.kill(pid, signal.SIGSTOP)
     try:
         writer.wait_for_more()
-        wait_for(lambda: states(cluster)["osaka"] == "stale", 5, "its copy was retired")
+        wait_for(lambda: states(cluster).get("osaka") == "stale", 5, "its copy was retired")
         writer.wait_for_more()
         writer.stop()
     finally:
