@@ -165,13 +165,13 @@ class Resync:
         """For now. A copy that was syncing is taken out of it, so that writes do not try it any more."""
         if self.phase in ("over", "failed"):
             return
-        self.why = f"{self.phase}: {why}"
         copy = self._copy
-        self._finish("failed")
+        self._finish("failed", f"{self.phase}: {why}")
         if copy is not None and copy.state == "syncing" and copy.moves is None:
             self._desk.retire((self.name,))
 
-    def _finish(self, phase: Phase) -> None:
+    def _finish(self, phase: Phase, why: str = "") -> None:
+        self.why = why
         self._owner.looks_no_more(self._look)
         self._owner_release()
         self.phase = phase
@@ -210,7 +210,8 @@ class Resync:
             self._finish("over")
         elif self.phase == "promoting":
             if desk.newest.epoch > self._proposed_epoch:
-                self._finish("failed")  # decided: another change came first, so apply refuses it
+                # decided: apply refuses it
+                self._finish("failed", "promoting: another change came first")
         elif self.phase == "beginning" and copy.state == "syncing" and desk.map is desk.newest:
             self._ask_missed(copy)
         elif copy.state == "stale" and (self.phase in _WHILE_SYNCING or self._too_late):
@@ -219,7 +220,7 @@ class Resync:
             if (
                 not self._running
             ):  # nothing that was read there before comes after what is read by the next one
-                self._finish("failed")
+                self._finish("failed", f"{self.phase}: the source has lost what it had not flushed")
         elif self.phase == "copying":
             self._go_on()
         elif self.phase == "draining" and self._owner.drained:
@@ -457,4 +458,4 @@ class Resync:
         """Refused: it never happens. Otherwise acknowledgements wait until the map here is newer than the one
         that it was proposed by: that one says what became of it."""
         if decision == "rejected" and self.phase == "promoting":
-            self._finish("failed")
+            self._finish("failed", "promoting: the tables refused it")

@@ -305,6 +305,11 @@ class Feeder:
         """The process is there, and goes on: its figures come every second."""
         return self.hello is not None and time.monotonic() - self._heard_s < SILENT_S
 
+    @property
+    def stands_still(self) -> bool:
+        """The process is there, but does not go on."""
+        return self.hello is not None and not self.hears
+
     def _handle(self, message: FromPlane) -> None:
         self._heard_s = time.monotonic()
         match message:

@@ -106,7 +106,7 @@ class SiteManager(
             installed_index=lambda: feeders["export"].installed_index,
             granted=feeders["export"].grant_lease,
         )
-        self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._able)
+        self.copies_part = CopiesPart(replicated_log, self.site.me, feeders["export"], able=self._may_claim)
         self._releases = ReleaseWorker(self.site)
         self._record_sweeper = RecordSweeper(self.site, copies_directory(config))
         self.records = RecordJobs(self.site.jobs, JobRecords(config.data_dir))
@@ -271,6 +271,10 @@ class SiteManager(
     def _able(self) -> bool:
         """The export may own volumes, and goes on: one that stands still would keep them for itself."""
         return self._reopened_life == self._life and self.site.feeders["export"].hears
+
+    def _may_claim(self) -> bool:
+        """A store process that stands still keeps the records that the export would need."""
+        return self._able() and not self.site.feeders["store"].stands_still
 
     def plane_problem(self, problem: Problem) -> None:
         if self.site.problems.get(problem.real) == problem:

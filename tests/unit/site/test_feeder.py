@@ -221,9 +221,11 @@ async def test_a_process_that_stands_still_is_not_heard(
     await process.hear()
     assert feeder.hears
     monkeypatch.setattr("vimraft.site.feeder.SILENT_S", 0.2)
+    assert not feeder.stands_still
     async with asyncio.timeout(5):
         while feeder.hears:
             await asyncio.sleep(0.01)
+    assert feeder.stands_still
     process.say(Stats({}, {}, 0))
     async with asyncio.timeout(5):
         while not feeder.hears:
